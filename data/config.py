@@ -1,0 +1,107 @@
+"""Strict configuration: YAML -> pydantic model, with `--set a.b=c` overrides and one-line errors."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data.errors import InputError
+
+
+class Config(BaseModel):
+    """Base of every configuration model: unknown fields are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def load_config(path: Path | str, model: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """Read `path` as YAML, apply `overrides` ("a.b=c"; list items by index or by their `name`) and validate.
+
+    Raises InputError naming file, field and the nearest right name.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected a mapping of fields at the top level")
+    for override in overrides:
+        _set(tree, override)
+    return parse_config(tree, model, str(path))
+
+
+def parse_config(tree: Any, model: type[ConfigT], where: str) -> ConfigT:
+    """Validate a tree against `model`; `where` (a file) starts the error message.
+
+    Raises InputError with the first problem: field, value, what would be right.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = error.errors()
+        first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            names = _field_names(model, first["loc"][:-1])
+            close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"fields here: {', '.join(sorted(names))}"
+            raise InputError(f"{where}: unknown field {field!r}; {hint}") from None
+        value = "" if first["type"] == "missing" else f" (got {first['input']!r:.80})"
+        raise InputError(f"{where}: {field or 'config'}: {first['msg']}{value}") from None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every pydantic model inside a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]
+
+
+def _field_names(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Names of the fields allowed at `location`, a pydantic error path (list indices and union tags skipped)."""
+    models = [model]
+    for part in location:
+        inner = [m for parent in models if part in parent.model_fields
+                 for m in _models_in(parent.model_fields[str(part)].annotation)]  # fmt: skip
+        tagged = [
+            m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())
+        ]
+        models = inner or tagged or models
+    return {name for m in models for name in m.model_fields}
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    """Apply one "a.b=c" to `tree` in place; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set {override!r}: expected FIELD.FIELD=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override!r}: the value is not valid YAML") from None
+    node: Any = tree
+    *parents, last = path.strip().split(".")
+    for part in parents:
+        node = node[_index(node, part, override)] if isinstance(node, list) else node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise InputError(f"--set {override!r}: {part!r} holds a value, not fields")
+    node[_index(node, last, override) if isinstance(node, list) else last] = value
+
+
+def _index(items: list[Any], key: str, override: str) -> int:
+    """Position in a list by number or by the item's `name`."""
+    names = [str(item.get("name")) if isinstance(item, dict) else None for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise InputError(f"--set {override!r}: no item {key!r} in the list of {len(items)}")

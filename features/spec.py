@@ -1,0 +1,150 @@
+"""Feature specifications: what the ranker reads from a prepared dataset, as configuration.
+
+Columns are named by where they live:
+  `user`, `item`       the entity itself (its row in users.parquet / items.parquet)
+  `user.X`, `item.X`   a column of users.parquet / items.parquet
+  `X`                  a column of the samples (context, point-in-time counts, ts, ...)
+Inside a sequence: `action`, a side column of the behaviours (e.g. `rating`), `age` (seconds between the
+behaviour and the sample) or `position` (1 = the most recent behaviour).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from data.config import Config
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Table(Config):
+    """An embedding table; features that name the same table share its vocabulary and its rows."""
+
+    dim: int = Field(16, ge=1, le=4096, description="width of a row")
+    min_count: int = Field(1, ge=1, description="train impressions a value needs for a row of its own; else OOV")
+    hash_rows: int | None = Field(
+        None, ge=2, description="hash values into this many rows instead of keeping a vocabulary"
+    )
+    oov_rate: float = Field(
+        0.0, ge=0, lt=1, description="share of ids replaced by OOV while training, so that its row is a trained average"
+    )
+    init_std: float | None = Field(None, gt=0, description="standard deviation of the initial rows; None: the recipe's")
+
+
+class IdFeature(Config):
+    """One categorical value (kind `id`) or a list of them, mean-pooled (kind `ids`)."""
+
+    kind: Literal["id", "ids"]
+    name: Name
+    column: str
+    table: Name | None = Field(None, description="table to look up in; None: one of the feature's own name")
+
+
+class BucketFeature(Config):
+    """A number cut into buckets that are looked up as ids; null and NaN are OOV."""
+
+    kind: Literal["bucket"]
+    name: Name
+    column: str
+    boundaries: tuple[float, ...] | None = Field(None, description="ascending cuts, in the column's unit")
+    quantiles: int | None = Field(None, ge=2, le=1000, description="cut at this many quantiles of train rows")
+    table: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "BucketFeature":
+        if (self.boundaries is None) == (self.quantiles is None):
+            raise ValueError("give exactly one of boundaries, quantiles")
+        if self.boundaries is not None and list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError("boundaries must ascend")
+        return self
+
+
+class DenseFeature(Config):
+    """A number used as it is: `transform`, then standardised by train mean and deviation if asked.
+
+    With `per`, the smoothed rate (column + strength * prior) / (per + strength); prior = the train rate.
+    Null and NaN become the train mean.
+    """
+
+    kind: Literal["dense"]
+    name: Name
+    column: str
+    per: str | None = Field(None, description="denominator column of a smoothed rate")
+    strength: float = Field(10.0, gt=0, description="pseudo-count of the prior in a smoothed rate")
+    transform: Literal["none", "log1p", "logit"] = "none"
+    standardise: bool = True
+
+
+class VectorFeature(Config):
+    """A multimodal vector of the item, from a representation store named with `--store`."""
+
+    kind: Literal["vector"]
+    name: Name
+    store: Name = Field(description="name of the store (its folder's name)")
+    dim: int | None = Field(None, ge=1, description="Matryoshka prefix, renormalised; None: the whole vector")
+
+
+Feature = Annotated[IdFeature | BucketFeature | DenseFeature | VectorFeature, Field(discriminator="kind")]
+Side = Annotated[IdFeature | BucketFeature, Field(discriminator="kind")]
+
+
+class Sequence(Config):
+    """The last `length` behaviours of the user strictly before the sample, of the given actions."""
+
+    name: Name
+    length: int = Field(50, ge=1, description="behaviours kept, most recent")
+    actions: tuple[str, ...] | None = Field(None, description="actions kept; None: all")
+    fields: tuple[Name, ...] = Field(description="item features that represent a behaviour")
+    side: tuple[Side, ...] = Field((), description="features of the behaviour itself")
+
+
+class FeatureSpec(Config):
+    """All inputs of a ranker."""
+
+    features: tuple[Feature, ...]
+    sequences: tuple[Sequence, ...] = ()
+    tables: dict[Name, Table] = Field(default_factory=dict, description="tables that differ from the defaults")
+    default_table: Table = Table()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FeatureSpec":
+        names = [f.name for f in self.features] + [s.name for s in self.sequences]
+        names += [side_name(s, f) for s in self.sequences for f in s.side]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"names used twice: {', '.join(twice)}")
+        items = {f.name for f in self.features if is_item(f)}
+        for sequence in self.sequences:
+            wrong = [f for f in sequence.fields if f not in items]
+            if wrong:
+                raise ValueError(
+                    f"sequence {sequence.name!r}: field {wrong[0]!r} is no item feature (those are: {', '.join(sorted(items))})"
+                )
+        unknown = sorted(set(self.tables) - {t for t, _ in self.lookups()})
+        if unknown:
+            raise ValueError(f"table {unknown[0]!r} is used by no feature")
+        return self
+
+    def table(self, name: str) -> Table:
+        """Settings of the table `name`."""
+        return self.tables.get(name, self.default_table)
+
+    def lookups(self) -> list[tuple[str, str]]:
+        """(table, feature) of every embedding look-up, in a fixed order: features first, then side features."""
+        own = [(f.table or f.name, f.name) for f in self.features if isinstance(f, IdFeature | BucketFeature)]
+        side = [(f.table or side_name(s, f), side_name(s, f)) for s in self.sequences for f in s.side]
+        return own + side
+
+    def tables_in_use(self) -> list[str]:
+        """Names of the embedding tables, in order of first use."""
+        return list(dict.fromkeys(table for table, _ in self.lookups()))
+
+
+def side_name(sequence: Sequence, feature: Side) -> str:
+    """Name under which a sequence's side feature is looked up."""
+    return f"{sequence.name}_{feature.name}"
+
+
+def is_item(feature: Feature) -> bool:
+    """Whether the feature is a property of the item (so that behaviours share it)."""
+    return isinstance(feature, VectorFeature) or feature.column == "item" or feature.column.startswith("item.")
