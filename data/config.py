@@ -72,9 +72,7 @@ def _field_names(model: type[BaseModel], location: tuple[int | str, ...]) -> set
     for part in location:
         inner = [m for parent in models if part in parent.model_fields
                  for m in _models_in(parent.model_fields[str(part)].annotation)]  # fmt: skip
-        tagged = [
-            m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())
-        ]
+        tagged = [m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())]
         models = inner or tagged or models
     return {name for m in models for name in m.model_fields}
 

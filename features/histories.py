@@ -1,0 +1,87 @@
+"""Histories as pointers: from (CSR row, history_end) to the last L behaviours of the wanted actions."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.dataset import Behaviors
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Behaviours of a batch of B samples, oldest first, one sample after another.
+
+    Attributes:
+        lengths: (B,) int64, behaviours of each sample.
+        positions: (N,) int64, places in the behaviour arrays; N = lengths.sum().
+    """
+
+    lengths: np.ndarray
+    positions: np.ndarray
+
+
+class Histories:
+    """Finds the behaviours of given actions before a pointer, with work that grows only with what is found."""
+
+    def __init__(self, behaviors: Behaviors, actions: tuple[int, ...] | None) -> None:
+        """`actions`: codes to keep (None: all). Selecting builds an index file beside the behaviours once."""
+        self.behaviors = behaviors
+        self._selected = None if actions is None else _selection(behaviors, actions)
+
+    def counts(self, csr_row: np.ndarray, history_end: np.ndarray) -> np.ndarray:
+        """Number of kept behaviours before each pointer, uncapped; (B,) int64."""
+        first, last = self._bounds(csr_row, history_end)
+        return last - first
+
+    def last(self, csr_row: np.ndarray, history_end: np.ndarray, length: int) -> Spans:
+        """The last `length` kept behaviours before each pointer; csr_row (B,), history_end (B,)."""
+        first, last = self._bounds(csr_row, history_end)
+        lengths = np.minimum(last - first, length)
+        positions = ranges(last - lengths, lengths)
+        if self._selected is not None:
+            positions = np.asarray(self._selected[positions])
+        return Spans(lengths, positions)
+
+    def _bounds(self, csr_row: np.ndarray, history_end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        start = np.asarray(self.behaviors.offsets[csr_row])
+        end = start + history_end
+        if self._selected is None:
+            return start, end
+        return np.searchsorted(self._selected, start), np.searchsorted(self._selected, end)
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenation of arange(start, start + length) over all pairs."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
+
+
+def _selection(behaviors: Behaviors, actions: tuple[int, ...]) -> np.ndarray:
+    """Memory map of the positions whose action is kept, built in chunks and published atomically."""
+    path = behaviors.root / f"select-{'-'.join(map(str, sorted(actions)))}.npy"
+    if not path.exists():
+        _write_selection(path, behaviors, actions)
+    return np.load(path, mmap_mode="r")
+
+
+def _write_selection(
+    path: Path, behaviors: Behaviors, actions: tuple[int, ...], chunk: int = 1 << 24
+) -> None:
+    total = len(behaviors.action)
+    pieces = range(0, total, chunk)
+    count = sum(int(np.isin(behaviors.action[i : i + chunk], actions).sum()) for i in pieces)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    os.close(handle)
+    out = np.lib.format.open_memmap(name, mode="w+", dtype=np.int64, shape=(count,))
+    filled = 0
+    for i in pieces:
+        found = i + np.flatnonzero(np.isin(behaviors.action[i : i + chunk], actions))
+        out[filled : filled + len(found)] = found
+        filled += len(found)
+    out.flush()
+    del out
+    os.replace(name, path)
