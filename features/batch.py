@@ -1,0 +1,88 @@
+"""A batch: jagged ids as KeyedJaggedTensors, each distinct item of the batch once.
+
+Shape legend: B samples, U distinct items (targets and behaviours together), N behaviours of a sequence,
+V values of a feature, F dense features, S distinct side combinations of a sequence.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+
+@dataclass
+class SequenceBatch:
+    """Behaviours of one sequence for B samples, oldest first.
+
+    Attributes:
+        lengths: (B,) int64. row: (N,) int64, the sample each behaviour belongs to.
+        item: (N,) int64, index into the batch's U items.
+        side: (N,) int64, index into the sequence's S distinct side combinations; None without side features.
+    """
+
+    lengths: Tensor
+    row: Tensor
+    item: Tensor
+    side: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """What the ranker reads in one step.
+
+    Attributes:
+        row: (B,) int64 position in the split. label: (B,) float32.
+        target: (B,) int64, index of the target among the U items. items: (U,) int64 item indices.
+        ids: by table width, the ids of every look-up as a KeyedJaggedTensor with one bag a key: item features
+            hold U bags end to end, sample and user features B, side features S; `bags` has the lengths of lists.
+        bags: feature of kind `ids` -> (U or B,) int64 list lengths.
+        dense: (B, F) float32. sequences: by name.
+    """
+
+    row: Tensor
+    label: Tensor
+    target: Tensor
+    items: Tensor
+    ids: dict[int, KeyedJaggedTensor]
+    bags: dict[str, Tensor]
+    dense: Tensor
+    sequences: dict[str, SequenceBatch]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """The batch on another device."""
+        return _mapped(self, lambda t: t.to(device=device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked host memory."""
+        return _mapped(self, lambda t: t.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator that `stream` uses the tensors."""
+        for tensor in _tensors(self):
+            tensor.record_stream(stream)
+
+
+def _mapped(value, move):  # noqa: ANN001, ANN202 (recursion over the few types a batch holds)
+    if value is None:
+        return None
+    if isinstance(value, Tensor | KeyedJaggedTensor):
+        return move(value)
+    if isinstance(value, dict):
+        return {key: _mapped(inner, move) for key, inner in value.items()}
+    return type(value)(**{f.name: _mapped(getattr(value, f.name), move) for f in fields(value)})
+
+
+def _tensors(value) -> Iterator[Tensor | KeyedJaggedTensor]:  # noqa: ANN001
+    if isinstance(value, Tensor | KeyedJaggedTensor):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif value is not None:
+        for f in fields(value):
+            yield from _tensors(getattr(value, f.name))

@@ -1,0 +1,153 @@
+"""From a window of encoded samples to a batch. Work grows with the batch's own ids, never with the vocabulary."""
+
+import threading
+
+import numpy as np
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from features.batch import Batch, SequenceBatch
+from features.columns import Codes
+from features.histories import Histories, ranges
+from features.samples import SampleEncoder, Window, action_code
+from features.spec import BucketFeature, IdFeature, Sequence, is_item, side_name
+from features.vocabulary import OOV
+
+MAX_COMBINATIONS = 1 << 22
+
+
+class Collator:
+    """Builds batches for one dataset; safe to call from several threads."""
+
+    def __init__(self, samples: SampleEncoder) -> None:
+        self.samples = samples
+        self.spec = samples.encoder.spec
+        self._items = len(next(iter(samples.item_codes.values())).values) if samples.item_codes else 0
+        self._items = samples.dataset.meta["counts"]["items"]
+        self._local = threading.local()
+        dataset = samples.dataset
+        self._behaviors = dataset.behaviors()
+        self._histories = {
+            s.name: Histories(self._behaviors, s.actions and tuple(action_code(dataset, a) for a in s.actions))
+            for s in self.spec.sequences
+        }
+        lookups = self.spec.lookups()
+        self._dims = {name: self.spec.table(table).dim for table, name in lookups}
+        self._keys = {dim: [n for _, n in lookups if self._dims[n] == dim] for dim in sorted(set(self._dims.values()))}
+        self._oov_rates = {name: self.spec.table(table).oov_rate for table, name in lookups}
+
+    def collate(self, window: Window, chosen: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
+        """The batch of the window's rows `chosen` (B,). `rng` (training only) drives the OOV replacement."""
+        spans = {
+            s.name: self._histories[s.name].last(window.history_row[chosen], window.history_end[chosen], s.length)
+            for s in self.spec.sequences
+        }
+        behaviour_items = [np.asarray(self._behaviors.item[span.positions]) for span in spans.values()]
+        items, index = self._distinct(np.concatenate([window.item[chosen], *behaviour_items]))
+        values: dict[str, np.ndarray] = {}
+        bags: dict[str, np.ndarray] = {}
+        for feature in self.spec.features:
+            if not isinstance(feature, IdFeature | BucketFeature):
+                continue
+            if is_item(feature):
+                codes, at = self.samples.item_codes[feature.name], items
+            elif feature.name in self.samples.user_codes:
+                codes, at = self.samples.user_codes[feature.name], window.user[chosen]
+            else:
+                codes, at = window.codes[feature.name], chosen
+            values[feature.name] = _take(codes, at, feature.name, bags)
+        sequences, start = {}, len(chosen)
+        for sequence in self.spec.sequences:
+            span = spans[sequence.name]
+            stop = start + len(span.positions)
+            row = np.repeat(np.arange(len(chosen)), span.lengths)
+            side = self._side(sequence, span.positions, span.lengths, window.ts[chosen], values)
+            sequences[sequence.name] = SequenceBatch(*map(_tensor, (span.lengths, row, index[start:stop])), side)
+            start = stop
+        if rng is not None:
+            self._drop(values, rng)
+        return Batch(
+            row=_tensor(window.row[chosen]),
+            label=_tensor(window.label[chosen]),
+            target=_tensor(index[: len(chosen)]),
+            items=_tensor(items),
+            ids={dim: self._keyed(keys, values) for dim, keys in self._keys.items()},
+            bags={name: _tensor(lengths) for name, lengths in bags.items()},
+            dense=_tensor(window.dense[chosen]),
+            sequences=sequences,
+        )
+
+    def _keyed(self, keys: list[str], values: dict[str, np.ndarray]) -> KeyedJaggedTensor:
+        lengths = torch.tensor([len(values[key]) for key in keys], dtype=torch.int64)
+        joined = np.concatenate([values[key] for key in keys]).astype(np.int64)
+        return KeyedJaggedTensor(keys=keys, values=_tensor(joined), lengths=lengths)
+
+    def _side(
+        self,
+        sequence: Sequence,
+        positions: np.ndarray,
+        lengths: np.ndarray,
+        ts: np.ndarray,
+        values: dict[str, np.ndarray],
+    ) -> torch.Tensor | None:
+        """Index (N,) into the distinct combinations of side features, whose ids go into `values`."""
+        if not sequence.side:
+            return None
+        codes = []
+        for feature in sequence.side:
+            raw = self._side_values(feature.column, positions, lengths, ts)
+            codes.append(self.samples.encoder.side_codes(sequence, feature, raw))
+        rows = [self.samples.encoder.rows(f.table or side_name(sequence, f)) for f in sequence.side]
+        combined = codes[0].astype(np.int64)
+        for code, size in zip(codes[1:], rows[1:], strict=True):
+            combined = combined * size + code
+        if np.prod(rows, dtype=np.float64) <= MAX_COMBINATIONS:
+            distinct, index = self._distinct(combined, int(np.prod(rows)))
+        else:
+            distinct, index = np.unique(combined, return_inverse=True)
+        for feature, size in zip(reversed(sequence.side), reversed(rows), strict=True):
+            distinct, values[side_name(sequence, feature)] = np.divmod(distinct, size)
+        return _tensor(index)
+
+    def _side_values(self, column: str, positions: np.ndarray, lengths: np.ndarray, ts: np.ndarray) -> np.ndarray:
+        if column == "action":
+            return np.asarray(self._behaviors.action[positions]).astype(np.int64)
+        if column == "age":
+            return np.repeat(ts, lengths) - self._behaviors.ts[positions]
+        if column == "position":
+            return np.repeat(np.cumsum(lengths), lengths) - np.arange(len(positions))
+        return np.asarray(self._behaviors.side[column][positions])
+
+    def _distinct(self, values: np.ndarray, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(distinct values, index of each value among them) in O(len), by a scratch array that is never cleared."""
+        size = size or self._items
+        scratch = getattr(self._local, "scratch", None)
+        if scratch is None or len(scratch) < size:
+            scratch = self._local.scratch = np.zeros(size, np.int64)
+        places = np.arange(len(values))
+        scratch[values] = places
+        distinct = values[scratch[values] == places]
+        scratch[distinct] = np.arange(len(distinct))
+        return distinct, scratch[values]
+
+    def _drop(self, values: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+        """Replace a share of ids by OOV, per table's `oov_rate`."""
+        for name, rate in self._oov_rates.items():
+            if rate > 0:
+                ids = values[name].copy()
+                ids[rng.random(len(ids)) < rate] = OOV
+                values[name] = ids
+
+
+def _take(codes: Codes, at: np.ndarray, name: str, bags: dict[str, np.ndarray]) -> np.ndarray:
+    """Codes of the entities `at`; the lengths of lists go into `bags`."""
+    if codes.offsets is None:
+        return codes.values[at]
+    start = codes.offsets[at]
+    lengths = codes.offsets[at + 1] - start
+    bags[name] = lengths
+    return codes.values[ranges(start, lengths)]
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

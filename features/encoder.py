@@ -1,0 +1,232 @@
+"""The fitted feature encoder: vocabularies, buckets and normalisers, learnt from train rows only."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data.dataset import Dataset
+from data.errors import InputError
+from features import columns
+from features.columns import Buckets, Codes, Normaliser, entity_of
+from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, Sequence, Side, side_name
+from features.vocabulary import Vocabulary
+
+FIT_ROWS = 2_000_000
+BEHAVIOR_COLUMNS = ("action", "age", "position")
+
+
+class FeatureEncoder:
+    """Turns dataset columns into table rows (row 0 = OOV) and numbers.
+
+    Attributes:
+        spec: the feature specification it was fitted for.
+        vocabularies: by table. buckets: by lookup name. normalisers: by dense feature.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        vocabularies: dict[str, Vocabulary],
+        buckets: dict[str, Buckets],
+        normalisers: dict[str, Normaliser],
+    ) -> None:
+        self.spec, self.vocabularies, self.buckets, self.normalisers = spec, vocabularies, buckets, normalisers
+
+    @classmethod
+    def fit(cls, spec: FeatureSpec, dataset: Dataset) -> "FeatureEncoder":
+        """Learn from the train split. Memory: entities plus at most FIT_ROWS rows of the numeric columns.
+
+        Raises InputError for columns that are absent or of the wrong kind.
+        """
+        fitting = _Fitting(spec, dataset)
+        return cls(spec, fitting.vocabularies(), fitting.buckets(), fitting.normalisers())
+
+    def rows(self, table: str) -> int:
+        """Rows of an embedding table."""
+        if table in self.vocabularies:
+            return self.vocabularies[table].rows
+        return max(self.buckets[name].rows for t, name in self.spec.lookups() if t == table)
+
+    def codes(self, feature: IdFeature | BucketFeature, series: pl.Series) -> Codes:
+        """Table rows of a raw column."""
+        if isinstance(feature, BucketFeature):
+            return Codes(self.buckets[feature.name].encode(columns.floats(series)))
+        codes = columns.encode_ids(series, self.vocabularies[feature.table or feature.name])
+        if (codes.offsets is not None) != (feature.kind == "ids"):
+            holds, needs = ("lists", "ids") if codes.offsets is not None else ("single values", "id")
+            raise InputError(f"feature {feature.name!r}: column {feature.column!r} holds {holds}: use kind: {needs}")
+        return codes
+
+    def side_codes(self, sequence: Sequence, feature: Side, values: np.ndarray) -> np.ndarray:
+        """Table rows (int32) of a sequence's side feature."""
+        name = side_name(sequence, feature)
+        if isinstance(feature, BucketFeature):
+            return self.buckets[name].encode(values.astype(np.float64))
+        return self.vocabularies[feature.table or name].encode(values)
+
+    def dense(self, feature: DenseFeature, values: np.ndarray, per: np.ndarray | None) -> np.ndarray:
+        """Normalised float32 values of a dense feature."""
+        norm = self.normalisers[feature.name]
+        out = (columns.transformed(feature, values, per, norm.prior) - norm.mean) / norm.scale
+        fill = 0.0 if feature.standardise else _zero_if_nan(norm.mean)
+        return np.where(np.isfinite(out), out, fill).astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write encoder.json and one .npy a vocabulary (no pickle) into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for table, vocabulary in self.vocabularies.items():
+            np.save(folder / f"vocabulary-{table}.npy", vocabulary.values)
+        (folder / "encoder.json").write_text(json.dumps(self._facts(), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "FeatureEncoder":
+        """Read what `save` wrote.
+
+        Raises InputError if the folder holds no encoder.
+        """
+        path = folder / "encoder.json"
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; the run holds no fitted feature encoder")
+        facts = json.loads(path.read_text())
+        vocabularies = {
+            table: Vocabulary(np.load(folder / f"vocabulary-{table}.npy"), v["rows"], v["hashed"])
+            for table, v in facts["vocabularies"].items()
+        }
+        return cls(
+            FeatureSpec.model_validate(facts["spec"]),
+            vocabularies,
+            {name: Buckets(np.array(cuts, np.float64)) for name, cuts in facts["buckets"].items()},
+            {name: Normaliser(**norm) for name, norm in facts["normalisers"].items()},
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything that gives rows their meaning; two models with the same one are compatible."""
+        digest = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
+        for table in sorted(self.vocabularies):
+            digest.update(np.ascontiguousarray(self.vocabularies[table].values).tobytes())
+        return digest.hexdigest()
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "spec": self.spec.model_dump(mode="json"),
+            "vocabularies": {t: {"rows": v.rows, "hashed": v.hashed} for t, v in self.vocabularies.items()},
+            "buckets": {name: b.cuts.tolist() for name, b in self.buckets.items()},
+            "normalisers": {n: {"prior": v.prior, "mean": v.mean, "scale": v.scale} for n, v in self.normalisers.items()},
+        }
+
+
+def _zero_if_nan(value: float) -> float:
+    return value if np.isfinite(value) else 0.0
+
+
+class _Fitting:
+    """What fitting needs to look at, read once."""
+
+    def __init__(self, spec: FeatureSpec, dataset: Dataset) -> None:
+        self.spec, self.dataset = spec, dataset
+        self.tables = {"item": dataset.items().collect(), "user": dataset.users().collect()}
+        self.weights = {entity: dataset.train_counts(entity) for entity in ("item", "user")}
+        total = dataset.meta["counts"]["train"]
+        every = max(1, -(-total // FIT_ROWS))
+        self.train = dataset.samples("train").gather_every(every)
+        self.schema = set(dataset.meta["sample_columns"])
+
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """One per table that holds ids."""
+        counted: dict[str, list] = {}
+        for feature in self.spec.features:
+            if isinstance(feature, IdFeature):
+                counted.setdefault(feature.table or feature.name, []).append((feature, *self._count(feature.column)))
+        found = {}
+        for table, features in counted.items():
+            settings = self.spec.table(table)
+            found[table] = columns.fit_vocabulary(features, settings.min_count, settings.hash_rows)
+        for sequence in self.spec.sequences:
+            for feature in sequence.side:
+                if isinstance(feature, IdFeature):
+                    table = feature.table or side_name(sequence, feature)
+                    found[table] = self._side_vocabulary(feature)
+        return found
+
+    def buckets(self) -> dict[str, Buckets]:
+        """One per bucketed feature, under its lookup name."""
+        found = {
+            f.name: columns.cut_points(f, self._numbers(f.column)[0])
+            for f in self.spec.features
+            if isinstance(f, BucketFeature)
+        }
+        for sequence in self.spec.sequences:
+            for feature in sequence.side:
+                if isinstance(feature, BucketFeature):
+                    found[side_name(sequence, feature)] = self._side_buckets(feature)
+        return found
+
+    def normalisers(self) -> dict[str, Normaliser]:
+        """One per dense feature."""
+        return {f.name: self._normaliser(f) for f in self.spec.features if isinstance(f, DenseFeature)}
+
+    def _normaliser(self, feature: DenseFeature) -> Normaliser:
+        values, weights = self._numbers(feature.column)
+        per, prior = None, 0.0
+        if feature.per is not None:
+            per, _ = self._numbers(feature.per)
+            if len(per) != len(values):
+                raise InputError(f"feature {feature.name!r}: column and per must live in the same table")
+            prior = float(np.nansum(values) / max(float(np.nansum(per)), 1.0))
+        if not feature.standardise:
+            return Normaliser(prior)
+        return Normaliser(prior, *columns.dense_mean_scale(columns.transformed(feature, values, per, prior), weights))
+
+    def _count(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """(distinct values, train impressions) of an id column."""
+        entity = entity_of(column)
+        if entity != "sample":
+            return columns.count_values(columns.entity_column(self.tables[entity], column), self.weights[entity])
+        self._require(column)
+        counts = self.dataset.samples("train").group_by(column).len().drop_nulls().collect(engine="streaming")
+        return columns.raw_values(counts[column]), counts["len"].to_numpy()
+
+    def _numbers(self, column: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """(values, weights) of a numeric column over train rows (of an entity: by its train impressions)."""
+        entity = entity_of(column)
+        if entity != "sample":
+            return columns.floats(columns.entity_column(self.tables[entity], column)), self.weights[entity]
+        if column.startswith("history."):
+            from features.samples import history_counts
+
+            return history_counts(self.dataset, self.train, column), None
+        self._require(column)
+        return columns.floats(self.train.select(column).collect(engine="streaming")[column]), None
+
+    def _require(self, column: str) -> None:
+        columns.pick(pl.DataFrame(schema={name: pl.Null for name in sorted(self.schema)}), column, "samples")
+
+    def _side_vocabulary(self, feature: IdFeature) -> Vocabulary:
+        if feature.column == "action":
+            codes = np.arange(len(self.dataset.actions))
+            return Vocabulary.fit(codes, np.ones(len(codes)), 1)
+        behaviors = self.dataset.behaviors()
+        values = behaviors.side.get(feature.column)
+        if values is None or values.dtype.kind not in "iu":
+            whole = sorted(n for n, v in behaviors.side.items() if v.dtype.kind in "iu")
+            raise InputError(
+                f"side feature {feature.name!r}: {feature.column!r} is no whole-number column of the behaviours "
+                f"(those are: {', '.join(['action', *whole])})"
+            )
+        distinct = np.unique(np.concatenate([np.unique(values[i : i + (1 << 24)]) for i in range(0, len(values), 1 << 24)]))
+        return Vocabulary.fit(distinct.astype(np.int64), np.ones(len(distinct)), 1)
+
+    def _side_buckets(self, feature: BucketFeature) -> Buckets:
+        behaviors = self.dataset.behaviors()
+        known = [*BEHAVIOR_COLUMNS, *behaviors.side]
+        if feature.column not in known:
+            raise InputError(f"side feature {feature.name!r}: no column {feature.column!r} (there are: {', '.join(known)})")
+        if feature.boundaries is None and feature.column in BEHAVIOR_COLUMNS:
+            raise InputError(f"side feature {feature.name!r}: {feature.column!r} needs boundaries, not quantiles")
+        values = behaviors.side.get(feature.column, np.empty(0))
+        return columns.cut_points(feature, values[:: max(1, len(values) // FIT_ROWS)].astype(np.float64))

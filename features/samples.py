@@ -1,0 +1,148 @@
+"""Windows of samples as encoded arrays, and the item- and user-level codes that batches pick from."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from data.dataset import Dataset
+from data.errors import InputError
+from features import columns
+from features.columns import Codes, entity_of
+from features.encoder import FeatureEncoder
+from features.histories import Histories
+from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, is_item
+
+POINTERS = ("ts", "user", "item", "label", "history_end")
+
+
+@dataclass
+class Window:
+    """W consecutive or shuffled samples, encoded.
+
+    Attributes:
+        row: (W,) int64 position in the split. label: (W,) float32. user, item, history_row: (W,) int64.
+        ts: (W,) int64. history_end: (W,) int64. codes: sample-level ids by feature, (W,) each. dense: (W, F) float32.
+    """
+
+    row: np.ndarray
+    label: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    history_row: np.ndarray
+    ts: np.ndarray
+    history_end: np.ndarray
+    dense: np.ndarray
+    codes: dict[str, Codes] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class SampleEncoder:
+    """Encodes samples of one dataset with a fitted encoder. Entity-level codes are computed once, here."""
+
+    def __init__(self, encoder: FeatureEncoder, dataset: Dataset) -> None:
+        self.encoder, self.dataset = encoder, dataset
+        spec = encoder.spec
+        self._tables = {"item": dataset.items().collect(), "user": dataset.users().collect()}
+        self.item_codes: dict[str, Codes] = {}
+        self.user_codes: dict[str, Codes] = {}
+        for feature in spec.features:
+            if isinstance(feature, IdFeature | BucketFeature) and entity_of(feature.column) != "sample":
+                series = columns.entity_column(self._tables[entity_of(feature.column)], feature.column)
+                target = self.item_codes if is_item(feature) else self.user_codes
+                target[feature.name] = encoder.codes(feature, series)
+        self._entity_numbers = {
+            column: columns.floats(columns.entity_column(self._tables[entity_of(column)], column))
+            for column in _dense_columns(spec)
+            if entity_of(column) != "sample"
+        }
+        self._histories = {
+            column: history_of(dataset, column) for column in _dense_columns(spec) if column.startswith("history.")
+        }
+        self.read_columns = self._sample_columns()
+
+    def window(self, frame: pl.DataFrame) -> Window:
+        """Encode a frame that holds `row` and `read_columns`.
+
+        Raises InputError naming column and row where a value does not fit.
+        """
+        item = frame["item"].to_numpy().astype(np.int64)
+        user = frame["user"].to_numpy().astype(np.int64)
+        history_row = frame["history_row"].to_numpy() if "history_row" in frame.columns else user
+        end = frame["history_end"].to_numpy().astype(np.int64)
+        window = Window(
+            row=frame["row"].to_numpy().astype(np.int64),
+            label=frame["label"].to_numpy().astype(np.float32),
+            user=user,
+            item=item,
+            history_row=history_row,
+            ts=frame["ts"].to_numpy(),
+            history_end=end,
+            dense=np.empty((len(frame), 0), np.float32),
+        )
+        spec = self.encoder.spec
+        for feature in spec.features:
+            if isinstance(feature, IdFeature | BucketFeature) and entity_of(feature.column) == "sample":
+                window.codes[feature.name] = self.encoder.codes(feature, frame[feature.column])
+        dense = [
+            self.encoder.dense(f, self._numbers(f.column, frame, window), self._per(f, frame, window))
+            for f in spec.features
+            if isinstance(f, DenseFeature)
+        ]
+        if dense:
+            window.dense = np.stack(dense, axis=1)
+        return window
+
+    def _per(self, feature: DenseFeature, frame: pl.DataFrame, window: Window) -> np.ndarray | None:
+        return None if feature.per is None else self._numbers(feature.per, frame, window)
+
+    def _numbers(self, column: str, frame: pl.DataFrame, window: Window) -> np.ndarray:
+        if column in self._histories:
+            return self._histories[column].counts(window.history_row, window.history_end).astype(np.float64)
+        entity = entity_of(column)
+        if entity != "sample":
+            return self._entity_numbers[column][window.item if entity == "item" else window.user]
+        return columns.floats(frame[column])
+
+    def _sample_columns(self) -> list[str]:
+        spec, known = self.encoder.spec, self.dataset.meta["sample_columns"]
+        context = [f.column for f in spec.features if isinstance(f, IdFeature | BucketFeature)]
+        wanted = [c for c in [*context, *_dense_columns(spec)] if entity_of(c) == "sample" and c not in self._histories]
+        for column in wanted:
+            columns.pick(pl.DataFrame(schema={name: pl.Null for name in known}), column, "samples")
+        extra = ["history_row"] if "history_row" in known else []
+        return list(dict.fromkeys([*POINTERS, *extra, *wanted]))
+
+
+def _dense_columns(spec: FeatureSpec) -> list[str]:
+    dense = [f for f in spec.features if isinstance(f, DenseFeature)]
+    return list(dict.fromkeys([f.column for f in dense] + [f.per for f in dense if f.per is not None]))
+
+
+def history_of(dataset: Dataset, column: str) -> Histories:
+    """The behaviours that `history.ACTION` counts (`history.all`: every action).
+
+    Raises InputError for an unknown action.
+    """
+    action = column.removeprefix("history.")
+    return Histories(dataset.behaviors(), None if action == "all" else (action_code(dataset, action),))
+
+
+def action_code(dataset: Dataset, action: str) -> int:
+    """Code of an action's name.
+
+    Raises InputError naming the actions there are.
+    """
+    if action not in dataset.actions:
+        raise InputError(f"action {action!r} is unknown; the dataset's actions: {', '.join(dataset.actions)}")
+    return dataset.actions.index(action)
+
+
+def history_counts(dataset: Dataset, samples: pl.LazyFrame, column: str) -> np.ndarray:
+    """`history.ACTION` of every sample, float64."""
+    row = "history_row" if "history_row" in dataset.meta["sample_columns"] else "user"
+    frame = samples.select(row, "history_end").collect(engine="streaming")
+    counts = history_of(dataset, column).counts(frame[row].to_numpy().astype(np.int64), frame["history_end"].to_numpy())
+    return counts.astype(np.float64)

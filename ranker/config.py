@@ -1,0 +1,115 @@
+"""A recipe: everything that defines a training run, as one strict configuration."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from data.config import Config
+from features.spec import FeatureSpec, Name, VectorFeature
+
+Activation = Literal["relu", "sigmoid", "dice", "prelu"]
+
+
+class SequenceModel(Config):
+    """How one behaviour sequence becomes a fixed-size interest vector."""
+
+    kind: Literal["din", "mha", "mean"] = "din"
+    hidden: tuple[int, ...] = Field((64,), description="din: widths of the attention MLP over [q, k, q-k, q*k]")
+    activation: Activation = Field("relu", description="din: activation of the attention MLP")
+    softmax: bool = Field(False, description="din: normalise the weights over the history (the paper does not)")
+    heads: int = Field(4, ge=1, description="mha: attention heads")
+    head_dim: int = Field(16, ge=1, description="mha: width of a head")
+
+
+class Interaction(Config):
+    """How the feature vectors meet before the tower."""
+
+    kind: Literal["mlp", "dcnv2"] = "mlp"
+    layers: int = Field(3, ge=1, description="dcnv2: cross layers")
+    low_rank: int | None = Field(None, ge=1, description="dcnv2: rank of the cross matrices; None: full")
+
+
+class Model(Config):
+    """The ranker's dense part."""
+
+    sequences: dict[Name, SequenceModel] = Field(default_factory=dict, description="by sequence; default DIN")
+    interaction: Interaction = Interaction()  # pyright: ignore[reportCallIssue]
+    tower: tuple[int, ...] = Field((128, 64), description="widths of the tower")
+    activation: Activation = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    layer_norm: bool = Field(False, description="normalise the tower's input")
+
+
+class DenseOptimizer(Config):
+    """Optimizer of everything that is no table."""
+
+    kind: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm over all dense parameters")
+
+
+class TableOptimizer(Config):
+    """Fused optimizer of the embedding tables (inside the backward pass)."""
+
+    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = Field("adagrad", description="adam: CUDA only")
+    lr: float = Field(0.05, gt=0)
+    eps: float = Field(1e-8, gt=0)
+    init_std: float = Field(0.01, gt=0, description="standard deviation of initial rows (the OOV row starts at 0)")
+
+
+class Schedule(Config):
+    """Learning-rate factor over the steps."""
+
+    warmup_steps: int = Field(0, ge=0, description="steps of linear rise from 0")
+    decay: Literal["none", "linear", "cosine"] = "none"
+    floor: float = Field(0.0, ge=0, le=1, description="factor at the last step")
+
+
+class Train(Config):
+    """The loop."""
+
+    batch_size: int = Field(4096, ge=1, description="rows a rank and step")
+    epochs: int = Field(1, ge=1)
+    dense: DenseOptimizer = DenseOptimizer()  # pyright: ignore[reportCallIssue]
+    tables: TableOptimizer = TableOptimizer()  # pyright: ignore[reportCallIssue]
+    schedule: Schedule = Schedule()  # pyright: ignore[reportCallIssue]
+    bf16: bool = Field(False, description="autocast the dense part to bfloat16")
+    evals_per_epoch: int = Field(1, ge=1, description="evaluations on valid an epoch")
+    stop_metric: Literal["auc", "gauc", "logloss"] = "auc"
+    patience: int | None = Field(None, ge=1, description="evaluations without a better stop_metric; None: run all")
+    log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; None: at evaluations")
+    loader_workers: int = Field(1, ge=0, description="threads that build batches ahead")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the compute; None: torch's choice")
+
+
+class Sharding(Config):
+    """How the tables are laid out over ranks."""
+
+    kinds: tuple[Literal["table_wise", "row_wise", "column_wise", "data_parallel"], ...] | None = Field(
+        None, description="sharding types the planner may use; None: table_wise on one rank, all on several"
+    )
+
+
+class Recipe(Config):
+    """One training run. `name` and everything but `seed` identify the recipe; `seed` its repetition."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    features: FeatureSpec
+    model: Model = Model()  # pyright: ignore[reportCallIssue]
+    train: Train = Train()  # pyright: ignore[reportCallIssue]
+    sharding: Sharding = Sharding()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _sequences_exist(self) -> "Recipe":
+        names = [s.name for s in self.features.sequences]
+        for name in self.model.sequences:
+            if name not in names:
+                raise ValueError(f"model.sequences.{name}: no such sequence in features (there are: {', '.join(names)})")
+        return self
+
+    def vectors(self) -> list[VectorFeature]:
+        """The multimodal features."""
+        return [f for f in self.features.features if isinstance(f, VectorFeature)]

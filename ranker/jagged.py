@@ -1,0 +1,37 @@
+"""Segment operations on jagged tensors: N rows that belong to B samples, `lengths` (B,) of them each, in order."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sums (B, D) of consecutive rows of values (N, D); an empty segment gives 0."""
+    return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
+
+
+def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
+    """Means (B, D) of consecutive rows of values (N, D); an empty segment gives 0."""
+    return segment_sum(values, lengths) / lengths.clamp(min=1).unsqueeze(1)
+
+
+def segment_softmax(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
+    """Softmax (N,) or (N, H) of scores within each segment; row (N,) is the segment of each score."""
+    shape = (len(lengths), *scores.shape[1:])
+    index = row if scores.dim() == 1 else row.unsqueeze(1).expand_as(scores)
+    top = torch.full(shape, float("-inf"), dtype=scores.dtype, device=scores.device)
+    top = top.scatter_reduce(0, index, scores.detach(), "amax")
+    raised = torch.exp(scores - top.index_select(0, row))
+    total = torch.zeros(shape, dtype=scores.dtype, device=scores.device).index_add(0, row, raised)
+    return raised / total.index_select(0, row)
+
+
+def gathered_sum(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
+    """`sum_n weights[n] * table[index[n]]` per segment, (B, D), without writing the (N, D) rows.
+
+    table (U, D); index (N,); weights (N,) or None for 1; an empty segment gives 0.
+    """
+    offsets = torch.cumsum(lengths, 0) - lengths
+    if weights is not None:
+        weights = weights.to(table.dtype)
+    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)

@@ -1,0 +1,130 @@
+"""Interest of a user in a target item, from a jagged behaviour sequence.
+
+Shape legend: B samples, N behaviours, U distinct items, S distinct side combinations, D item width, E side width,
+H hidden width. Item properties come once per distinct item and are gathered by index, so that everything that
+depends on the item alone is computed U times, not N times.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from features.batch import SequenceBatch
+from ranker.activations import activation
+from ranker.config import SequenceModel
+from ranker.jagged import gathered_sum, segment_softmax
+
+
+@dataclass
+class Behaviours:
+    """A sequence with its embeddings: items_UD, side_SE (None without side features), query_BD of the targets."""
+
+    sequence: SequenceBatch
+    items_UD: Tensor
+    side_SE: Tensor | None
+    query_BD: Tensor
+
+    def sums(self, weights: Tensor | None = None) -> Tensor:
+        """Weighted sum (B, D + E) of the behaviours' embeddings."""
+        s = self.sequence
+        sums = [gathered_sum(self.items_UD, s.item, s.lengths, weights)]
+        if self.side_SE is not None and s.side is not None:
+            sums.append(gathered_sum(self.side_SE, s.side, s.lengths, weights))
+        return torch.cat(sums, 1)
+
+
+class MeanPooling(nn.Module):
+    """Mean of the behaviours' embeddings; 0 for an empty history."""
+
+    def __init__(self, item_dim: int, side_dim: int) -> None:
+        super().__init__()
+        self.width = item_dim + side_dim
+
+    def forward(self, b: Behaviours) -> Tensor:
+        """-> (B, D + E)."""
+        return b.sums() / b.sequence.lengths.clamp(min=1).unsqueeze(1)
+
+
+class DIN(nn.Module):
+    """Deep Interest Network attention (Zhou et al., arXiv 1706.06978, section 4.3).
+
+    Weight of behaviour k for target q: an MLP over [q, k, q - k, q * k] (and the side embedding s). Without softmax the
+    interest is the plain weighted sum, as in the paper; with softmax weights sum to one over the history.
+
+    The first layer is linear in its input, so it is split, `(Wq + Wd) q + (Wk - Wd) k + Wp (q * k) + Ws s + b`: the first
+    term is computed per sample, the second per distinct item, the last per distinct side combination.
+    """
+
+    def __init__(self, item_dim: int, side_dim: int, config: SequenceModel) -> None:
+        super().__init__()
+        self.width, self.item_dim = item_dim + side_dim, item_dim
+        widths = [4 * item_dim + side_dim, *config.hidden]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.activations = nn.ModuleList(activation(config.activation, w) for w in config.hidden)
+        self.output = nn.Linear(widths[-1], 1)
+        self.softmax = config.softmax
+
+    def forward(self, b: Behaviours) -> Tensor:
+        """-> (B, D + E); 0 for an empty history."""
+        return b.sums(self.weights(b))
+
+    def weights(self, b: Behaviours) -> Tensor:
+        """Attention weight (N,) of every behaviour."""
+        s, first = b.sequence, self.layers[0]
+        assert isinstance(first, nn.Linear)
+        w_q, w_k, w_d, w_p, w_s = first.weight.split([self.item_dim] * 4 + [self.width - self.item_dim], 1)
+        query_N = b.query_BD.index_select(0, s.row)
+        hidden = (query_N * b.items_UD.index_select(0, s.item)) @ w_p.t()
+        hidden = hidden + (b.items_UD @ (w_k - w_d).t()).index_select(0, s.item)
+        hidden = hidden + torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()).index_select(0, s.row)
+        if b.side_SE is not None and s.side is not None:
+            hidden = hidden + (b.side_SE @ w_s.t()).index_select(0, s.side)
+        hidden = self.activations[0](hidden)
+        for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
+            hidden = act(layer(hidden))
+        scores = self.output(hidden).squeeze(1)
+        return segment_softmax(scores, s.row, s.lengths) if self.softmax else scores
+
+
+class MultiHeadTargetAttention(nn.Module):
+    """Multi-head cross attention with the target as the query (Vaswani et al., arXiv 1706.03762, section 3.2.2).
+
+    `softmax(q k / sqrt(head_dim)) v` per head, heads concatenated; keys and values are projected per distinct item.
+    """
+
+    def __init__(self, item_dim: int, side_dim: int, config: SequenceModel) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        self.width = config.heads * config.head_dim
+        self.query = nn.Linear(item_dim, self.width)
+        self.item_key = nn.Linear(item_dim, self.width)
+        self.item_value = nn.Linear(item_dim, self.width)
+        self.side_key = nn.Linear(side_dim, self.width, bias=False) if side_dim else None
+        self.side_value = nn.Linear(side_dim, self.width, bias=False) if side_dim else None
+
+    def forward(self, b: Behaviours) -> Tensor:
+        """-> (B, heads * head_dim); 0 for an empty history."""
+        s = b.sequence
+        key = self.item_key(b.items_UD).index_select(0, s.item)
+        values = [(self.item_value(b.items_UD), s.item)]
+        if self.side_key is not None and self.side_value is not None and b.side_SE is not None and s.side is not None:
+            key = key + self.side_key(b.side_SE).index_select(0, s.side)
+            values.append((self.side_value(b.side_SE), s.side))
+        query = self.query(b.query_BD).index_select(0, s.row)
+        scores = (query * key).unflatten(1, (self.heads, self.head_dim)).sum(2) / self.head_dim**0.5
+        weights = segment_softmax(scores, s.row, s.lengths)
+        parts = []
+        for head in range(self.heads):
+            columns = slice(head * self.head_dim, (head + 1) * self.head_dim)
+            weight = weights[:, head].contiguous()
+            sums = [gathered_sum(v[:, columns].contiguous(), index, s.lengths, weight) for v, index in values]
+            parts.append(torch.stack(sums).sum(0))
+        return torch.cat(parts, 1)
+
+
+def sequence_module(item_dim: int, side_dim: int, config: SequenceModel) -> nn.Module:
+    """The mechanism `config.kind`; its attribute `width` is the width of the interest it gives."""
+    if config.kind == "mean":
+        return MeanPooling(item_dim, side_dim)
+    return {"din": DIN, "mha": MultiHeadTargetAttention}[config.kind](item_dim, side_dim, config)
