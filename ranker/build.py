@@ -1,0 +1,35 @@
+"""Building a ranker: fresh from a recipe, or trained from a run directory."""
+
+import torch
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
+
+from features.encoder import FeatureEncoder
+from ranker.checkpoint import Checkpoints
+from ranker.config import Recipe
+from ranker.model import Ranker
+from ranker.run_folder import RunFolder
+from ranker.sharding import Ranks, distribute
+
+
+def build_ranker(
+    recipe: Recipe, encoder: FeatureEncoder, ranks: Ranks
+) -> tuple[DistributedModelParallel, ShardingPlan]:
+    """A ranker with initial weights from the recipe's seed, sharded over the ranks."""
+    torch.manual_seed(recipe.seed)
+    model = Ranker(recipe, encoder, torch.device("meta"))
+    return distribute(model, recipe, ranks)
+
+
+def load_ranker(run: RunFolder, ranks: Ranks, which: str = "best") -> tuple[DistributedModelParallel, FeatureEncoder]:
+    """The trained ranker of a run, in evaluation mode, and its feature encoder.
+
+    Raises InputError if the run has no checkpoint.
+    """
+    from data.errors import InputError
+
+    recipe, encoder = run.recipe(), FeatureEncoder.load(run.encoder)
+    model, _ = build_ranker(recipe, encoder, ranks)
+    if Checkpoints(run.checkpoints, encoder.fingerprint, ranks).load(which, model) is None:
+        raise InputError(f"{run.checkpoints}: no checkpoint {which!r}; the run has not finished its first evaluation")
+    return model.eval(), encoder

@@ -1,0 +1,142 @@
+"""Checkpoints: torch.distributed.checkpoint folders, published by one rename, resumed bit for bit.
+
+checkpoints/step-00000120/ holds the sharded tensors (model, optimizers) and state.json (position, schema, log sums);
+`last` and `best` are links. A folder under its final name is complete: it is written under a hidden name first.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer
+
+from data.errors import InputError
+from ranker.sharding import Ranks
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: steps done. epoch, batch: the next batch to train on. best: best value of the stop metric so far.
+        evals_since_best: for patience. loss_sum, loss_steps: of the open line of metrics.jsonl.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    evals_since_best: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+
+
+class Checkpoints:
+    """Saves and loads the state of a run; `schema` is the feature encoder's fingerprint."""
+
+    def __init__(self, folder: Path, schema: str, ranks: Ranks) -> None:
+        self.folder, self.schema, self.ranks = folder, schema, ranks
+
+    def save(
+        self, model: DistributedModelParallel, optimizer: CombinedOptimizer, progress: Progress, best: bool = False
+    ) -> None:
+        """Write a checkpoint and point `last` (and `best`) at it; older ones that nothing points to go."""
+        name = f"step-{progress.step:08d}"
+        final, part = self.folder / name, self.folder / f".{name}"
+        if not final.exists():
+            if self.ranks.first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+            dist.barrier()
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": {_rng_key(self.ranks): _rng()}}
+            dcp.save(state, checkpoint_id=part)
+            dist.barrier()
+        if self.ranks.first:
+            target = final if final.exists() else part
+            facts = {"schema": self.schema, "world_size": self.ranks.world_size, "progress": vars(progress)}
+            (target / "state.json").write_text(json.dumps(facts))
+            if target is part:
+                _sync(part)
+                os.rename(part, final)
+            for link in ("last", "best") if best else ("last",):
+                _link(self.folder / link, name)
+            self._prune()
+        dist.barrier()
+
+    def load(
+        self, which: str, model: DistributedModelParallel, optimizer: CombinedOptimizer | None = None
+    ) -> Progress | None:
+        """Load `last` or `best` into the model (and optimizers); None if there is none.
+
+        Raises InputError if the checkpoint was made with another feature schema or is damaged.
+        """
+        folder = self.folder / which
+        if not folder.exists():
+            return None
+        facts = self._facts(folder)
+        if facts["schema"] != self.schema:
+            raise InputError(
+                f"{folder.resolve()}: the checkpoint was made with another feature schema "
+                f"({facts['schema'][:12]}, this recipe and dataset give {self.schema[:12]}); "
+                "train in a new --out, or restore the recipe's features and the dataset"
+            )
+        state: dict[str, Any] = {"model": model.state_dict()}
+        if optimizer is not None:
+            state["optimizer"] = optimizer.state_dict()
+            key = _rng_key(self.ranks)
+            if facts["world_size"] == self.ranks.world_size:
+                state["rng"] = {key: _rng()}
+        try:
+            dcp.load(state, checkpoint_id=folder)
+        except (dcp.api.CheckpointException, OSError, EOFError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{folder.resolve()}: the checkpoint is damaged or does not fit the model: {reason}") from None
+        model.load_state_dict(state["model"])
+        if optimizer is not None:
+            optimizer.load_state_dict(state["optimizer"])
+            for saved in state.get("rng", {}).values():
+                torch.set_rng_state(saved)
+        return Progress(**facts["progress"])
+
+    def _facts(self, folder: Path) -> dict[str, Any]:
+        try:
+            return json.loads((folder / "state.json").read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder / 'state.json'}: not readable, the checkpoint is damaged: {error}") from None
+
+    def _prune(self) -> None:
+        kept = {os.readlink(link) for link in (self.folder / "last", self.folder / "best") if link.is_symlink()}
+        for path in self.folder.iterdir():
+            if not path.is_symlink() and path.name.lstrip(".").startswith("step-") and path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _rng() -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _rng_key(ranks: Ranks) -> str:
+    return f"rank{ranks.rank}"
+
+
+def _link(link: Path, name: str) -> None:
+    """Point `link` at the sibling `name` in one step."""
+    part = link.with_name(f".{link.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    part.symlink_to(name)
+    os.replace(part, link)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,68 @@
+"""The optimizers of a run under one schedule: dense parameters here, tables fused in the backward pass."""
+
+import math
+
+import torch
+from torch import nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+
+from ranker.config import DenseOptimizer, Schedule, Train
+
+
+def dense_parameters(model: DistributedModelParallel) -> dict[str, nn.Parameter]:
+    """Parameters that no fused optimizer owns, by name."""
+    fused = set(model.fused_optimizer.params)
+    return {
+        name: p for name, p in model.named_parameters() if ".embeddings." not in name and name not in fused
+    }  # pyright: ignore[reportReturnType]
+
+
+def dense_optimizer(parameters: list[nn.Parameter], config: DenseOptimizer) -> torch.optim.Optimizer:
+    """The optimizer `config.kind` over `parameters`."""
+    classes = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": torch.optim.SGD,
+        "adagrad": torch.optim.Adagrad,
+    }
+    return classes[config.kind](parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+class Optimizers:
+    """Steps the dense optimizer, clips its gradients and moves all learning rates along the schedule."""
+
+    def __init__(self, model: DistributedModelParallel, train: Train, total_steps: int) -> None:
+        self.train, self.total_steps = train, total_steps
+        named = dense_parameters(model)
+        self.dense = list(named.values())
+        wrapper = KeyedOptimizerWrapper(named, lambda params: dense_optimizer(params, train.dense))  # pyright: ignore
+        self.all = CombinedOptimizer([("dense", wrapper), ("tables", model.fused_optimizer)])
+        self._groups = [
+            *((group, train.dense.lr) for group in wrapper.param_groups),
+            *((group, train.tables.lr) for group in model.fused_optimizer.param_groups),
+        ]
+
+    def prepare(self, step: int) -> None:
+        """Before the forward pass of `step` (from 0): set learning rates (fused ones are used in the backward)."""
+        factor = schedule_factor(self.train.schedule, step, self.total_steps)
+        for group, rate in self._groups:
+            group["lr"] = rate * factor
+        self.all.zero_grad()
+
+    def step(self) -> None:
+        """Clip and apply the dense gradients."""
+        if self.train.dense.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.dense, self.train.dense.clip_norm)
+        self.all.step()
+
+
+def schedule_factor(schedule: Schedule, step: int, total: int) -> float:
+    """Learning-rate factor of `step` (from 0) of `total`: linear warm-up, then the decay down to the floor."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    if schedule.decay == "none":
+        return 1.0
+    done = min(1.0, (step - schedule.warmup_steps) / max(1, total - schedule.warmup_steps))
+    shape = 1 - done if schedule.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return schedule.floor + (1 - schedule.floor) * shape

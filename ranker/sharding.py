@@ -1,0 +1,155 @@
+"""Process group, sharding plan and DistributedModelParallel: one code path, world size 1 included."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.types import ShardingPlan
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from data.errors import InputError
+from ranker.config import Recipe, TableOptimizer
+from ranker.model import Ranker
+
+CHUNK_ROWS = 65_536
+KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank speaks for all."""
+        return self.rank == 0
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Join the process group that torchrun describes, or make one of this process alone; leave it at the end."""
+    alone = "RANK" not in os.environ
+    if alone:
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ["MASTER_PORT"] = str(_free_port())
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+        if alone:
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+                os.environ.pop(name, None)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def table_optimizer(config: TableOptimizer, device: torch.device) -> tuple[type[torch.optim.Optimizer], dict]:
+    """Optimizer class and arguments that TorchRec fuses into the backward pass.
+
+    Raises InputError for a kind that fbgemm does not have on this device.
+    """
+    if config.kind == "adam" and device.type != "cuda":
+        raise InputError(
+            "train.tables.kind: adam is fused on CUDA only; on a CPU use sgd, adagrad or rowwise_adagrad"
+        )
+    arguments: dict = {"lr": config.lr}
+    if config.kind != "sgd":
+        arguments["eps"] = config.eps
+    classes = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}
+    return classes.get(config.kind, RowWiseAdagrad), arguments
+
+
+def distribute(model: Ranker, recipe: Recipe, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:
+    """Shard the tables, fuse their optimizer and wrap the dense part; tables and dense start from the seed.
+
+    The initial values depend on the seed and the table's name only, not on the layout.
+    """
+    optimizer, arguments = table_optimizer(recipe.train.tables, ranks.device)
+    apply_optimizer_in_backward(optimizer, model.tables.parameters(), arguments)
+    kinds = recipe.sharding.kinds or (("table_wise",) if ranks.world_size == 1 else KINDS)
+    tables = recipe.features.tables_in_use()
+    constraints = {name: ParameterConstraints(sharding_types=list(kinds)) for name in tables}
+    topology = Topology(world_size=ranks.world_size, compute_device=ranks.device.type)
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
+    sharders = [EmbeddingCollectionSharder()]
+    group = dist.group.WORLD
+    assert group is not None
+    plan = planner.collective_plan(model, sharders, group)  # pyright: ignore[reportArgumentType]
+    wrapped = DistributedModelParallel(model, device=ranks.device, plan=plan, sharders=sharders)  # pyright: ignore
+    _initialise_tables(wrapped, recipe)
+    return wrapped, plan
+
+
+def describe(plan: ShardingPlan, ranker: nn.Module) -> str:
+    """The plan in one line a table: sharding, kernel, ranks, rows x width, memory."""
+    from torchrec.modules.embedding_modules import EmbeddingCollection
+
+    configs = {c.name: c for m in ranker.modules() if isinstance(m, EmbeddingCollection) for c in m.embedding_configs()}
+    lines = []
+    for module in plan.plan.values():
+        for name, sharding in module.items():  # pyright: ignore[reportAttributeAccessIssue]
+            config = configs[name]
+            mib = config.num_embeddings * config.embedding_dim * 4 / 2**20
+            shape = f"{config.num_embeddings:,} x {config.embedding_dim}"
+            lines.append(f"  {name}: {shape}, {mib:.1f} MiB, {sharding.sharding_type}, ranks {sharding.ranks}")
+    return "\n".join(lines)
+
+
+def _initialise_tables(model: DistributedModelParallel, recipe: Recipe) -> None:
+    """Fill every shard from `initial_rows`."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if ".embeddings." not in name:
+                continue
+            table = name.split(".embeddings.")[1].split(".")[0]
+            std = recipe.features.table(table).init_std or recipe.train.tables.init_std
+            if hasattr(value, "local_shards"):
+                for shard in value.local_shards():
+                    (row, column), (rows, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+                    _fill(shard.tensor, table, recipe.seed, std, row, column, value.size(1))
+                    assert shard.tensor.shape == (rows, columns)
+            else:
+                _fill(value, table, recipe.seed, std, 0, 0, value.size(1))
+
+
+def _fill(out: torch.Tensor, table: str, seed: int, std: float, row: int, column: int, width: int) -> None:
+    """Write rows `row`.. and columns `column`.. of the table's initial values into `out`."""
+    stop = row + out.size(0)
+    for chunk in range(row // CHUNK_ROWS, -(-stop // CHUNK_ROWS)):
+        first = chunk * CHUNK_ROWS
+        rows = initial_rows(table, seed, chunk, width, std)
+        begin, end = max(row, first), min(stop, first + CHUNK_ROWS)
+        out[begin - row : end - row].copy_(rows[begin - first : end - first, column : column + out.size(1)])
+
+
+def initial_rows(table: str, seed: int, chunk: int, width: int, std: float) -> torch.Tensor:
+    """Rows chunk * CHUNK_ROWS .. of a table, normal with deviation `std`; the OOV row (0) is zero."""
+    key = hashlib.sha256(f"{table}/{seed}/{chunk}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+    rows = torch.randn(CHUNK_ROWS, width, generator=generator) * std
+    if chunk == 0:
+        rows[0] = 0
+    return rows

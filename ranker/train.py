@@ -1,0 +1,194 @@
+"""`moon train`: the loop from a recipe and a prepared dataset to a run directory."""
+
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.dataset import Dataset
+from data.errors import InputError
+from features.batch import Batch
+from features.encoder import FeatureEncoder
+from features.loader import Loader
+from features.samples import SampleEncoder
+from ranker import metrics
+from ranker.build import build_ranker
+from ranker.checkpoint import Checkpoints, Progress
+from ranker.config import Recipe
+from ranker.evaluate import evaluate, predictions
+from ranker.optimizer import Optimizers
+from ranker.run_folder import RunFolder
+from ranker.sharding import Ranks, describe
+from ranker.train_log import TrainLog
+
+HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
+
+
+class Interrupted(Exception):
+    """SIGTERM came; the state is saved."""
+
+
+class Trainer:
+    """One run: builds or restores its state and walks the batches."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, run: RunFolder, ranks: Ranks) -> None:
+        self.recipe, self.dataset, self.run, self.ranks = recipe, dataset, run, ranks
+        if recipe.train.threads:
+            torch.set_num_threads(recipe.train.threads)
+        self.encoder = FeatureEncoder.fit(recipe.features, dataset)
+        self.samples = SampleEncoder(self.encoder, dataset)
+        self.loader = Loader(
+            self.samples,
+            "train",
+            recipe.train.batch_size,
+            seed=recipe.seed,
+            shuffle=True,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            workers=recipe.train.loader_workers,
+        )
+        self.model, self.plan = build_ranker(recipe, self.encoder, ranks)
+        self.optimizers = Optimizers(self.model, recipe.train, recipe.train.epochs * self.loader.batches)
+        self.checkpoints = Checkpoints(run.checkpoints, self.encoder.fingerprint, ranks)
+        self.progress = Progress()
+        self._stop = False
+
+    def resume(self) -> bool:
+        """Continue from the last checkpoint; False if there is none."""
+        found = self.checkpoints.load("last", self.model, self.optimizers.all)
+        if found is not None:
+            self.progress = found
+        return found is not None
+
+    def fit(self, resumed: bool) -> None:
+        """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
+        if self.ranks.first:
+            self.encoder.save(self.run.encoder)
+            print(f"tables over {self.ranks.world_size} rank(s):\n{describe(self.plan, self.model.module)}")
+        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        log = TrainLog(self.run, self.ranks, self.loader, self.recipe, self.progress)
+        try:
+            while self.progress.epoch < self.recipe.train.epochs and not self._out_of_patience():
+                self._epoch(log)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            log.close()
+
+    def _epoch(self, log: TrainLog) -> None:
+        progress, train = self.progress, self.recipe.train
+        batches = self.loader.batches
+        evals = {-(-batches * (i + 1) // train.evals_per_epoch) for i in range(train.evals_per_epoch)}
+        self.model.train()
+        for batch in log.watched(self.loader.epoch(progress.epoch, progress.batch)):
+            loss = self._step(batch)
+            progress.step, progress.batch = progress.step + 1, progress.batch + 1
+            log.step(progress, loss, len(batch))
+            if progress.batch in evals:
+                self._evaluate(log, epoch_done=progress.batch == batches)
+                if self._out_of_patience():
+                    return
+            elif train.checkpoint_every and progress.step % train.checkpoint_every == 0:
+                self._save()
+            if self._asked_to_stop():
+                self._save()
+                raise Interrupted(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
+
+    def _step(self, batch: Batch) -> float:
+        """One optimizer step; returns this rank's mean loss."""
+        progress, device = self.progress, self.ranks.device
+        batch = batch.to(device, non_blocking=True)
+        self.optimizers.prepare(progress.step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.train.bf16):
+            logits = self.model(batch)
+        loss = click_loss(logits, batch.label)
+        value = loss.item()
+        if not self._all_finite(value):
+            raise InputError(self._save_batch(batch, value))
+        loss.backward()
+        self.optimizers.step()
+        return value
+
+    def _evaluate(self, log: TrainLog, epoch_done: bool) -> None:
+        """Judge on valid, keep the best, save; the open line of the log goes with the checkpoint."""
+        progress = self.progress
+        if epoch_done:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        scores = predictions(self.model, self.samples, "valid", self.ranks)
+        keys = self.dataset.samples("valid").select("user", "label").collect(engine="streaming")
+        found = metrics.summary(keys["label"].to_numpy(), scores["score"].to_numpy(), keys["user"].to_numpy())
+        value = found[self.recipe.train.stop_metric]
+        higher = HIGHER_IS_BETTER[self.recipe.train.stop_metric]
+        best = progress.best is None or (value > progress.best if higher else value < progress.best)
+        progress.best = value if best else progress.best
+        progress.evals_since_best = 0 if best else progress.evals_since_best + 1
+        log.evaluation(progress, found, best, self.model)
+        self._save(best)
+
+    def _save(self, best: bool = False) -> None:
+        self.checkpoints.save(self.model, self.optimizers.all, self.progress, best)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.recipe.train.patience
+        return patience is not None and self.progress.evals_since_best >= patience
+
+    def _on_sigterm(self, *_: Any) -> None:
+        self._stop = True
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any rank was asked to; agreed on by all, so that all save the same step."""
+        if self.ranks.world_size == 1:
+            return self._stop
+        asked = torch.tensor(int(self._stop), device=self.ranks.device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked.item())
+
+    def _all_finite(self, value: float) -> bool:
+        return value == value and abs(value) != float("inf")
+
+    def _save_batch(self, batch: Batch, value: float) -> str:
+        path = self.run.root / f"bad-batch-rank{self.ranks.rank}.pt"
+        torch.save({"row": batch.row.cpu(), "label": batch.label.cpu(), "dense": batch.dense.cpu()}, path)
+        p = self.progress
+        return (
+            f"loss is {value} at step {p.step + 1} (epoch {p.epoch}, batch {p.batch}); its rows are in {path}; "
+            "lower the learning rates (train.dense.lr, train.tables.lr) or look for wild values in dense features"
+        )
+
+
+def click_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean binary cross entropy of click logits (B,) in float32 (0 for an empty batch)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), label, reduction="sum") / max(1, len(label))
+
+
+def train(recipe: Recipe, dataset: Dataset, out: Path, ranks: Ranks, resume: bool) -> dict[str, Any]:
+    """Train a recipe into `out`, score valid and test with the best checkpoint; returns the test metrics.
+
+    Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
+    """
+    from ranker.start import start_run
+
+    run = RunFolder(out)
+    started = time.monotonic()
+    trainer = Trainer(recipe, dataset, run, ranks)
+    resumed = start_run(run, recipe, dataset, ranks, resume) and trainer.resume()
+    trainer.fit(resumed)
+    trainer.checkpoints.load("best", trainer.model)
+    evaluate(trainer.model, trainer.encoder, dataset, "valid", run, ranks)
+    found = evaluate(trainer.model, trainer.encoder, dataset, "test", run, ranks)
+    if ranks.first:
+        from ranker.host import peak_rss_bytes
+
+        meta = run.meta()
+        meta |= {"finished": True, "steps": trainer.progress.step, "peak_rss_bytes": peak_rss_bytes()}
+        meta |= {"seconds": meta.get("seconds", 0.0) + time.monotonic() - started}
+        run.write_meta(meta)
+    return found
+
+
+__all__: Iterable[str] = ("Interrupted", "Trainer", "click_loss", "train")
