@@ -50,6 +50,11 @@ class Optimizers:
             group["lr"] = rate * factor
         self.all.zero_grad()
 
+    @property
+    def dense_rate(self) -> float:
+        """Learning rate of the dense parameters in this step."""
+        return self._groups[0][0]["lr"]
+
     def step(self) -> None:
         """Clip and apply the dense gradients."""
         if self.train.dense.clip_norm is not None:

@@ -1,15 +1,16 @@
 """Process group, sharding plan and DistributedModelParallel: one code path, world size 1 included."""
 
 import hashlib
+import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
@@ -18,8 +19,13 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from data.errors import InputError
+from features.encoder import FeatureEncoder
 from ranker.config import Recipe, TableOptimizer
 from ranker.model import Ranker
+
+# The planner warns about its own defaults and torch about the sharded tensors inside torchrec; neither is ours to act on.
+logging.getLogger("torchrec").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|torchrec|ranker\.(sharding|checkpoint)")
 
 CHUNK_ROWS = 65_536
 KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
@@ -103,18 +109,14 @@ def distribute(model: Ranker, recipe: Recipe, ranks: Ranks) -> tuple[Distributed
     return wrapped, plan
 
 
-def describe(plan: ShardingPlan, ranker: nn.Module) -> str:
-    """The plan in one line a table: sharding, kernel, ranks, rows x width, memory."""
-    from torchrec.modules.embedding_modules import EmbeddingCollection
-
-    configs = {c.name: c for m in ranker.modules() if isinstance(m, EmbeddingCollection) for c in m.embedding_configs()}
+def describe(plan: ShardingPlan, encoder: FeatureEncoder) -> str:
+    """The plan in one line a table: rows x width, memory, sharding, ranks."""
     lines = []
     for module in plan.plan.values():
         for name, sharding in module.items():  # pyright: ignore[reportAttributeAccessIssue]
-            config = configs[name]
-            mib = config.num_embeddings * config.embedding_dim * 4 / 2**20
-            shape = f"{config.num_embeddings:,} x {config.embedding_dim}"
-            lines.append(f"  {name}: {shape}, {mib:.1f} MiB, {sharding.sharding_type}, ranks {sharding.ranks}")
+            rows, dim = encoder.rows(name), encoder.spec.table(name).dim
+            mib = rows * dim * 4 / 2**20
+            lines.append(f"  {name}: {rows:,} x {dim}, {mib:.1f} MiB, {sharding.sharding_type}, ranks {sharding.ranks}")
     return "\n".join(lines)
 
 

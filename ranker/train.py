@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ from ranker.build import build_ranker
 from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
 from ranker.evaluate import evaluate, predictions
+from ranker.host import peak_rss_bytes
 from ranker.optimizer import Optimizers
 from ranker.run_folder import RunFolder
 from ranker.sharding import Ranks, describe
+from ranker.start import start_run
 from ranker.train_log import TrainLog
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
@@ -57,6 +58,8 @@ class Trainer:
         self.optimizers = Optimizers(self.model, recipe.train, recipe.train.epochs * self.loader.batches)
         self.checkpoints = Checkpoints(run.checkpoints, self.encoder.fingerprint, ranks)
         self.progress = Progress()
+        total = recipe.train.epochs * self.loader.batches
+        self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, total)
         self._stop = False
 
     def resume(self) -> bool:
@@ -66,13 +69,14 @@ class Trainer:
             self.progress = found
         return found is not None
 
-    def fit(self, resumed: bool) -> None:
+    def fit(self) -> None:
         """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
         if self.ranks.first:
             self.encoder.save(self.run.encoder)
-            print(f"tables over {self.ranks.world_size} rank(s):\n{describe(self.plan, self.model.module)}")
+            print(f"tables over {self.ranks.world_size} rank(s):\n{describe(self.plan, self.encoder)}")
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
-        log = TrainLog(self.run, self.ranks, self.loader, self.recipe, self.progress)
+        log = self.log
+        log.open(self.progress)
         try:
             while self.progress.epoch < self.recipe.train.epochs and not self._out_of_patience():
                 self._epoch(log)
@@ -88,7 +92,7 @@ class Trainer:
         for batch in log.watched(self.loader.epoch(progress.epoch, progress.batch)):
             loss = self._step(batch)
             progress.step, progress.batch = progress.step + 1, progress.batch + 1
-            log.step(progress, loss, len(batch))
+            log.step(progress, loss, len(batch), self.optimizers.dense_rate)
             if progress.batch in evals:
                 self._evaluate(log, epoch_done=progress.batch == batches)
                 if self._out_of_patience():
@@ -171,24 +175,19 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, ranks: Ranks, resume: boo
 
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
     """
-    from ranker.start import start_run
-
     run = RunFolder(out)
     started = time.monotonic()
     trainer = Trainer(recipe, dataset, run, ranks)
-    resumed = start_run(run, recipe, dataset, ranks, resume) and trainer.resume()
-    trainer.fit(resumed)
+    if start_run(run, recipe, dataset, ranks, resume):
+        trainer.resume()
+    trainer.fit()
     trainer.checkpoints.load("best", trainer.model)
     evaluate(trainer.model, trainer.encoder, dataset, "valid", run, ranks)
     found = evaluate(trainer.model, trainer.encoder, dataset, "test", run, ranks)
     if ranks.first:
-        from ranker.host import peak_rss_bytes
-
         meta = run.meta()
-        meta |= {"finished": True, "steps": trainer.progress.step, "peak_rss_bytes": peak_rss_bytes()}
+        meta |= {"finished": True, "rows_per_second": trainer.log.rows_per_second, "steps": trainer.progress.step, "peak_rss_bytes": peak_rss_bytes()}
         meta |= {"seconds": meta.get("seconds", 0.0) + time.monotonic() - started}
         run.write_meta(meta)
     return found
 
-
-__all__: Iterable[str] = ("Interrupted", "Trainer", "click_loss", "train")

@@ -1,0 +1,67 @@
+"""The console command `moon`: one table of commands, each imported when it is called."""
+
+import errno
+import sys
+import traceback
+from importlib import import_module
+
+from data.errors import InputError
+
+COMMANDS = {
+    "prepare": ("data.prepare:main", "raw logs and catalogues -> a prepared dataset"),
+    "inspect": ("data.inspect:main", "what a prepared dataset holds"),
+    "train": ("ranker.train_command:main", "a recipe and a prepared dataset -> a trained run"),
+    "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
+    "compare": ("ranker.compare:main", "runs against the first one, with intervals"),
+    "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
+}
+
+INPUT_ERROR, FAILURE = 2, 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit status (2: bad input, 1: anything else went wrong), with one line on stderr."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    if debug:
+        argv.remove("--debug")
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: moon COMMAND ... [--debug]\n")
+        print("\n".join(f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()))
+        print("\nmoon COMMAND --help shows its options.")
+        return 0
+    try:
+        return _run(argv[0], argv[1:])
+    except KeyboardInterrupt:
+        print("moon: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"moon {argv[0]}: {describe(error)}", file=sys.stderr)
+        return INPUT_ERROR if isinstance(error, InputError) else FAILURE
+
+
+def _run(name: str, argv: list[str]) -> int:
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
+        raise InputError(f"no such command; {hint}")
+    module, function = COMMANDS[name][0].split(":")
+    return getattr(import_module(module), function)(argv)
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line, in the user's terms where we know them."""
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"disk full while writing {error.filename or 'the output'}; nothing half-written was published"
+    return f"{type(error).__name__}: {text} (--debug shows the traceback)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Opening a run directory for training: fresh, or the same run continued."""
+
+from typing import Any
+
+from data.dataset import Dataset
+from data.errors import InputError
+from ranker.config import Recipe
+from ranker.host import git_commit
+from ranker.run_folder import RunFolder
+from ranker.sharding import Ranks
+from ranker.versions import installed
+
+
+def start_run(run: RunFolder, recipe: Recipe, dataset: Dataset, ranks: Ranks, resume: bool) -> bool:
+    """Write config.yaml and meta.json, or check that they are of this very run; returns whether it goes on.
+
+    Raises InputError if the folder is in use and `resume` is off, or if recipe or dataset differ from the run's.
+    """
+    exists = (run.root / "config.yaml").is_file() and (run.root / "meta.json").is_file()
+    if exists and not resume:
+        raise InputError(f"{run.root}: holds a run already; continue it with --resume or give another --out")
+    if exists:
+        _same(run, recipe, dataset)
+        return True
+    if ranks.first:
+        run.root.mkdir(parents=True, exist_ok=True)
+        run.write_meta(_meta(recipe, dataset, ranks))
+        run.write_recipe(recipe)
+    return False
+
+
+def _meta(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "dataset": {
+            "path": str(dataset.root.resolve()),
+            "source": dataset.meta["source"],
+            "fingerprint": dataset.fingerprint,
+        },
+        "commit": git_commit(),
+        "versions": installed(),
+        "device": ranks.device.type,
+        "world_size": ranks.world_size,
+    }
+
+
+def _same(run: RunFolder, recipe: Recipe, dataset: Dataset) -> None:
+    then, now = run.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")
+    if then != now:
+        field = next(_differences(then, now, ""))
+        raise InputError(f"{run.root}: --resume needs the run's own recipe; {field}")
+    fingerprint = run.meta()["dataset"]["fingerprint"]
+    if fingerprint != dataset.fingerprint:
+        raise InputError(
+            f"{run.root}: --resume needs the run's own dataset; it has {fingerprint[:12]}, "
+            f"{dataset.root} is {dataset.fingerprint[:12]}"
+        )
+
+
+def _differences(then: Any, now: Any, path: str):  # noqa: ANN202 (yields text)
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            yield from _differences(then.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif then != now:
+        yield f"{path} was {then!r:.60} and is {now!r:.60}"

@@ -1,0 +1,60 @@
+"""The command `moon train`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from data.config import load_config
+from data.dataset import Dataset
+from ranker.config import Recipe
+from ranker.host import keep_freed_memory
+from ranker.versions import check_versions
+
+SIGTERM_STATUS = 143
+
+
+def main(argv: list[str]) -> int:
+    """Train a recipe. Returns 143 if SIGTERM stopped it (the state is saved)."""
+    parser = argparse.ArgumentParser("moon train", description="Train a recipe on a prepared dataset.")
+    parser.add_argument("config", type=Path, help="recipe (YAML)")
+    parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
+    parser.add_argument("--out", type=Path, required=True, help="run directory")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
+    parser.add_argument("--seed", type=int, help="seed of this repetition (default: the recipe's)")
+    parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (one a GPU)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    parser.add_argument("--json", type=Path, help="write the test figures here as well")
+    args = parser.parse_args(argv)
+    check_versions()
+    seed = [] if args.seed is None else [f"seed={args.seed}"]
+    recipe = load_config(args.config, Recipe, [*args.set, *seed])
+    dataset = Dataset(args.data)
+    if args.nproc > 1 and "RANK" not in os.environ:
+        return _spread(args.nproc, argv)
+    keep_freed_memory()
+    from ranker.evaluate import table
+    from ranker.run_folder import write_json
+    from ranker.sharding import process_group
+    from ranker.train import Interrupted, train
+
+    with process_group() as ranks:
+        try:
+            found = train(recipe, dataset, args.out, ranks, args.resume)
+        except Interrupted as stop:
+            if ranks.first:
+                print(f"moon train: {stop}", file=sys.stderr)
+            return SIGTERM_STATUS
+    if ranks.first:
+        print(table(found))
+        if args.json:
+            write_json(args.json, found)
+    return 0
+
+
+def _spread(processes: int, argv: list[str]) -> int:
+    """Run the same command in several processes under torchrun; a rank that fails stops the others."""
+    import subprocess
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.call([*torchrun, "-m", "moon", "train", *argv])
