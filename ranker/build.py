@@ -26,10 +26,7 @@ def load_ranker(run: RunFolder, ranks: Ranks, which: str = "best") -> tuple[Dist
 
     Raises InputError if the run has no checkpoint.
     """
-    from data.errors import InputError
-
     recipe, encoder = run.recipe(), FeatureEncoder.load(run.encoder)
     model, _ = build_ranker(recipe, encoder, ranks)
-    if Checkpoints(run.checkpoints, encoder.fingerprint, ranks).load(which, model) is None:
-        raise InputError(f"{run.checkpoints}: no checkpoint {which!r}; the run has not finished its first evaluation")
+    Checkpoints(run.checkpoints, encoder.fingerprint, ranks).load(which, model)
     return model.eval(), encoder

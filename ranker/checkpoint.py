@@ -72,16 +72,20 @@ class Checkpoints:
             self._prune()
         dist.barrier()
 
+    def has(self, which: str) -> bool:
+        """Whether there is a checkpoint `last` (or `best`)."""
+        return (self.folder / which).exists()
+
     def load(
         self, which: str, model: DistributedModelParallel, optimizer: CombinedOptimizer | None = None
-    ) -> Progress | None:
-        """Load `last` or `best` into the model (and optimizers); None if there is none.
+    ) -> Progress:
+        """Load `last` or `best` into the model (and optimizers).
 
-        Raises InputError if the checkpoint was made with another feature schema or is damaged.
+        Raises InputError if there is none, if it was made with another feature schema, or if it is damaged.
         """
         folder = self.folder / which
         if not folder.exists():
-            return None
+            raise InputError(f"{folder}: no such checkpoint; the run has not finished its first evaluation")
         facts = self._facts(folder)
         if facts["schema"] != self.schema:
             raise InputError(

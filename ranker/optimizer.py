@@ -37,6 +37,7 @@ class Optimizers:
         named = dense_parameters(model)
         self.dense = list(named.values())
         wrapper = KeyedOptimizerWrapper(named, lambda params: dense_optimizer(params, train.dense))  # pyright: ignore
+        self._dense_wrapper = wrapper
         self.all = CombinedOptimizer([("dense", wrapper), ("tables", model.fused_optimizer)])
         self._groups = [
             *((group, train.dense.lr) for group in wrapper.param_groups),
@@ -48,6 +49,11 @@ class Optimizers:
         factor = schedule_factor(self.train.schedule, step, self.total_steps)
         for group, rate in self._groups:
             group["lr"] = rate * factor
+        self.all.zero_grad()
+
+    def allocate(self) -> None:
+        """Give every dense parameter its optimizer state, for a checkpoint to be read into (the weights may move)."""
+        self._dense_wrapper.init_state()
         self.all.zero_grad()
 
     @property

@@ -24,7 +24,8 @@ from ranker.config import Recipe, TableOptimizer
 from ranker.model import Ranker
 
 # The planner warns about its own defaults and torch about the sharded tensors inside torchrec; neither is ours to act on.
-logging.getLogger("torchrec").setLevel(logging.ERROR)
+for noisy in ("torchrec", "torch.fx._symbolic_trace"):
+    logging.getLogger(noisy).setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|torchrec|ranker\.(sharding|checkpoint)")
 
 CHUNK_ROWS = 65_536

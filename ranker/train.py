@@ -64,10 +64,11 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the last checkpoint; False if there is none."""
-        found = self.checkpoints.load("last", self.model, self.optimizers.all)
-        if found is not None:
-            self.progress = found
-        return found is not None
+        if not self.checkpoints.has("last"):
+            return False
+        self.optimizers.allocate()
+        self.progress = self.checkpoints.load("last", self.model, self.optimizers.all)
+        return True
 
     def fit(self) -> None:
         """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
