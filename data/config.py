@@ -55,7 +55,7 @@ def parse_config(tree: Any, model: type[ConfigT], where: str) -> ConfigT:
             close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"fields here: {', '.join(sorted(names))}"
             raise InputError(f"{where}: unknown field {field!r}; {hint}") from None
-        value = "" if first["type"] == "missing" else f" (got {first['input']!r:.80})"
+        value = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.80})"
         raise InputError(f"{where}: {field or 'config'}: {first['msg']}{value}") from None
 
 
