@@ -98,15 +98,33 @@ def read_parquet_chunks(file: Path, columns: list[str]) -> Iterator[tuple[int, p
         row += len(frame)
 
 
-def read_parquet(file: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """A whole (small) table, with the same errors as the chunked reader."""
+def read_csv_chunks(
+    file: Path, columns: list[str], dtypes: Mapping[str, pl.DataType] | None = None
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """(first row, frame) of about CHUNK_ROWS rows each of a CSV with a header, only `columns`.
+
+    Raises InputError naming the file if it is absent, lacks a column or does not parse.
+    """
     require_file(file)
     try:
-        frame = pl.read_parquet(file)
+        require_columns(file, pl.scan_csv(file).collect_schema().names(), columns)
+        lazy = pl.scan_csv(file, schema_overrides=dtypes, infer_schema_length=10_000).select(columns)
+        row = 0
+        for frame in lazy.collect_batches(chunk_size=CHUNK_ROWS, maintain_order=True):
+            yield row, frame
+            row += len(frame)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{file}: not a readable CSV: {one_line(error)}") from None
+
+
+def read_parquet(file: Path, columns: list[str], select: list[str] | None = None) -> pl.DataFrame:
+    """A whole (small) table that has `columns`, with the same errors as the chunked reader; `select`: only these."""
+    require_file(file)
+    try:
+        require_columns(file, pl.read_parquet_schema(file).names(), columns)
+        return pl.read_parquet(file, columns=select)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{file}: not a readable parquet file (truncated?): {one_line(error)}") from None
-    require_columns(file, frame.columns, columns or [])
-    return frame
 
 
 def require_file(file: Path) -> None:
