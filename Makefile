@@ -24,8 +24,8 @@ $(VENV)/.installed: Makefile pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no python3 found; install Python 3.11 or 3.12" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --retries 1 $(INDEX) $(TRIPLE)
-	$(BIN)/python -m pip install --quiet --no-deps $(TORCHREC)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(TORCHREC)
 	touch $@
 
 demo: setup
