@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("ranker.train_command:main", "a recipe and a prepared dataset -> a trained run"),
     "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
     "compare": ("ranker.compare:main", "runs against the first one, with intervals"),
+    "bench": ("experiments.bench:main", "measured speed"),
     "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
 }
 
