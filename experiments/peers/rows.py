@@ -1,6 +1,7 @@
 """A prepared MovieLens dataset as the files that the peers' own loaders read."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def write_rows(dataset: Dataset, folder: Path) -> None:
     before = np.concatenate(([0], np.cumsum(keep)))
     starts = before[behaviors.offsets]
     items = np.asarray(behaviors.item)[keep] + 1
-    sequences = [items[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    sequences = [items[a:b] for a, b in pairwise(starts)]
     pl.DataFrame({"full_item_seq": sequences}, schema={"full_item_seq": pl.List(pl.Int64)}).write_parquet(
         folder / "users.parquet"
     )
