@@ -79,12 +79,11 @@ def _ours(args: argparse.Namespace, run: Path, seed: int) -> dict[str, Any]:
     sets = [word for change in changes for word in ("--set", change)]
     command = [sys.executable, "-m", "moon", "train", RECIPE, "--data", args.data, "--out", run, "--seed", str(seed)]
     _run([*command, *sets], args.threads)
-    test = json.loads((run / "metrics.json").read_text())
-    valid = json.loads((run / "metrics-valid.json").read_text())
-    return {name: test[name] for name in ("rows_per_second", "peak_rss_bytes")} | {
-        "valid_auc": valid["auc"],
-        "test_auc": test["auc"],
-    }
+    meta, valid, test = (
+        json.loads((run / name).read_text()) for name in ("meta.json", "metrics-valid.json", "metrics.json")
+    )
+    figures = {name: meta[name] for name in ("rows_per_second", "peak_rss_bytes")}
+    return {**figures, "valid_auc": valid["auc"], "test_auc": test["auc"]}
 
 
 def _peer(args: argparse.Namespace, python: Path, rows: Path, seed: int) -> dict[str, Any]:
