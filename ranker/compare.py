@@ -1,0 +1,203 @@
+"""`moon compare RUN RUN...`: recipes against the first one, on the same rows, with intervals and p-values."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data.dataset import Dataset
+from data.errors import InputError
+from ranker import metrics
+from ranker.run_folder import RunFolder, write_json
+from ranker.significance import Difference, bootstrap_auc, bootstrap_gauc, delong, paired_t
+from ranker.slices import slices
+
+KEYS = ("row", "user", "item", "label")
+SHOWN = ("auc", "gauc", "logloss", "pcoc")
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Runs of one recipe that differ by seed.
+
+    Attributes:
+        scores: by seed, (n,) in row order. mean: over the seeds, what paired tests on rows are made with.
+    """
+
+    name: str
+    scores: dict[int, np.ndarray]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean score of each row (the ensemble, if there are several seeds)."""
+        return np.mean(list(self.scores.values()), axis=0)
+
+
+def main(argv: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser("moon compare", description="Recipes against the first one.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs; seeds of a recipe are grouped by name")
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args(argv)
+    if args.draws < 100:
+        raise InputError(f"--draws {args.draws}: an interval needs at least 100 draws")
+    found = compare([RunFolder(run) for run in args.runs], args.split, args.draws, args.seed)
+    print(text(found))
+    if args.json:
+        write_json(args.json, found)
+    return 0
+
+
+def compare(runs: list[RunFolder], split: str, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Figures of every recipe and its differences from the first, overall and by slice.
+
+    Raises InputError if runs were not scored on the same rows, or two share recipe and seed.
+    """
+    rows, recipes = _read(runs, split)
+    label, user = rows["label"].to_numpy(), rows["user"].to_numpy()
+    masks = slices(_dataset(runs[0]), rows)
+    per_seed = {r.name: {s: metrics.summary(label, x, user) for s, x in r.scores.items()} for r in recipes}
+    found: dict[str, Any] = {"split": split, "rows": len(rows), "recipes": {}, "differences": {}}
+    for recipe in recipes:
+        found["recipes"][recipe.name] = _spread(per_seed[recipe.name]) | {
+            "slices": {name: _slice_spread(recipe, label, user, mask) for name, mask in masks.items()}
+        }
+    base = recipes[0]
+    for recipe in recipes[1:]:
+        seeds = sorted(base.scores.keys() & recipe.scores.keys())
+        found["differences"][recipe.name] = {
+            "against": base.name,
+            "rows": _on_rows(label, base.mean, recipe.mean, user, draws, seed),
+            "seeds": _over_seeds(per_seed[base.name], per_seed[recipe.name], seeds),
+            "slices": {
+                name: _on_slice(label[m], base.mean[m], recipe.mean[m], user[m], draws, seed)
+                for name, m in masks.items()
+            },
+        }
+    return found
+
+
+def _read(runs: list[RunFolder], split: str) -> tuple[pl.DataFrame, list[Repeated]]:
+    """The rows they share (with history_end, for slices) and the recipes in order of first mention."""
+    first = runs[0]
+    keys = first.read_predictions(split)
+    scores: dict[str, dict[int, np.ndarray]] = {}
+    for run in runs:
+        meta, frame = run.meta(), run.read_predictions(split)
+        _require_same_rows(first, keys, run, frame)
+        of_recipe = scores.setdefault(meta["name"], {})
+        if meta["seed"] in of_recipe:
+            raise InputError(f"{run.root}: a second run of recipe {meta['name']!r} with seed {meta['seed']}")
+        of_recipe[meta["seed"]] = frame["score"].to_numpy()
+    history = _dataset(first).samples(split).select("history_end").collect(engine="streaming")
+    return pl.concat([keys, history], how="horizontal"), [Repeated(name, by_seed) for name, by_seed in scores.items()]
+
+
+def _require_same_rows(first: RunFolder, keys: pl.DataFrame, run: RunFolder, frame: pl.DataFrame) -> None:
+    if len(keys) != len(frame):
+        raise InputError(f"{run.root}: scored {len(frame):,} rows, {first.root} {len(keys):,}; compare the same rows")
+    for key in KEYS:
+        differ = np.flatnonzero(keys[key].to_numpy() != frame[key].to_numpy())
+        if len(differ):
+            at, then, now = differ[0], keys[key][int(differ[0])], frame[key][int(differ[0])]
+            raise InputError(
+                f"{run.root}: {key} of row {at} is {now}, in {first.root} it is {then}; compare the same rows"
+            )
+    ours, theirs = run.meta()["dataset"]["fingerprint"], first.meta()["dataset"]["fingerprint"]
+    if ours != theirs:
+        raise InputError(f"{run.root}: dataset {ours[:12]}, {first.root} has {theirs[:12]}; compare on one dataset")
+
+
+def _dataset(run: RunFolder) -> Dataset:
+    return Dataset(run.meta()["dataset"]["path"])
+
+
+def _spread(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    names = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
+    columns = {name: np.array([found[name] for found in by_seed.values()]) for name in names}
+    return {"seeds": sorted(by_seed)} | {name: _mean_sd(values) for name, values in columns.items()}
+
+
+def _mean_sd(values: np.ndarray) -> dict[str, Any]:
+    sd = float(values.std(ddof=1)) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "sd": sd, "values": values.tolist()}
+
+
+def _slice_spread(recipe: Repeated, label: np.ndarray, user: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    parts = [metrics.slice_summary(label[mask], score[mask], user[mask]) for score in recipe.scores.values()]
+    facts = {k: v for k, v in parts[0].items() if k in ("rows", "positives", "too_small", "reason")}
+    for name in ("auc", "gauc"):
+        values = [part[name] for part in parts]
+        facts[name] = None if None in values else _mean_sd(np.array(values, np.float64))
+    return facts
+
+
+def _on_rows(
+    label: np.ndarray, a: np.ndarray, b: np.ndarray, user: np.ndarray, draws: int, seed: int
+) -> dict[str, Any]:
+    return {
+        "auc": delong(label, a, b).as_dict(),
+        "auc_by_user": bootstrap_auc(label, a, b, user, draws, seed).as_dict(),
+        "gauc": bootstrap_gauc(label, a, b, user, draws, seed).as_dict(),
+    }
+
+
+def _on_slice(
+    label: np.ndarray, a: np.ndarray, b: np.ndarray, user: np.ndarray, draws: int, seed: int
+) -> dict[str, Any]:
+    tests: dict[str, Callable[..., Difference]] = {"auc": bootstrap_auc, "gauc": bootstrap_gauc}
+    facts: dict[str, Any] = {"rows": len(label)}
+    for name, test in tests.items():
+        try:
+            facts[name] = test(label, a, b, user, draws, seed).as_dict()
+        except InputError as reason:
+            facts[name] = {"reason": str(reason)}
+    return facts
+
+
+def _over_seeds(a: dict[int, dict[str, Any]], b: dict[int, dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
+    if len(seeds) < 2:
+        return {"reason": f"{len(seeds)} common seed(s); a t-test needs two"}
+    columns = {name: [np.array([x[s][name] for s in seeds]) for x in (a, b)] for name in SHOWN}
+    return {name: paired_t(*pair).as_dict() for name, pair in columns.items()}
+
+
+def text(found: dict[str, Any]) -> str:
+    """The comparison as an aligned table."""
+    lines = [f"split {found['split']}, {found['rows']:,} rows"]
+    width = max(map(len, found["recipes"]))
+    lines.append(f"{'recipe':<{width}}  seeds  " + "  ".join(f"{name:<17}" for name in SHOWN))
+    for name, facts in found["recipes"].items():
+        cells = "  ".join(f"{_pm(facts[metric]):<17}" for metric in SHOWN)
+        lines.append(f"{name:<{width}}  {len(facts['seeds']):>5}  {cells}")
+    for name, facts in found["differences"].items():
+        many = len(found["recipes"][name]["seeds"]) > 1
+        note = " (mean scores over seeds)" if many else ""
+        lines.append(f"\n{name} minus {facts['against']}{note}")
+        for title, metric in (("AUC", "auc"), ("AUC, users", "auc_by_user"), ("GAUC", "gauc")):
+            lines.append(f"  {title:<24} {_difference(facts['rows'][metric])}  {facts['rows'][metric]['method']}")
+        for metric in () if "reason" in facts["seeds"] else ("auc", "gauc"):
+            test = facts["seeds"][metric]
+            lines.append(f"  {metric.upper() + ', one run':<24} {_difference(test)}  {test['method']}")
+        if "reason" in facts["seeds"]:
+            lines.append(f"  over seeds: {facts['seeds']['reason']}")
+        for title, part in facts["slices"].items():
+            small = " (too small to mean anything)" if found["recipes"][name]["slices"][title].get("too_small") else ""
+            cells = "  ".join(f"{metric.upper()} {_difference(part[metric])}" for metric in ("auc", "gauc"))
+            lines.append(f"  {title:<24} {cells}  {part['rows']:,} rows{small}")
+    return "\n".join(lines)
+
+
+def _pm(value: dict[str, Any]) -> str:
+    return f"{value['mean']:.5f}" + (f" +- {value['sd']:.5f}" if value["sd"] is not None else "")
+
+
+def _difference(d: dict[str, Any]) -> str:
+    return "-" if "reason" in d else f"{d['delta']:+.5f} [{d['low']:+.5f}, {d['high']:+.5f}] p {d['p']:.3g}"
