@@ -5,6 +5,7 @@ rows, so that its cost does not grow with the log squared.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -78,7 +79,6 @@ def _behaviour_order(findings: Findings, behaviors: Behaviors, timed: bool, seed
 
 
 def _sample_order(findings: Findings, dataset: Dataset, split: str) -> None:
-    keys = pl.struct("ts", "user", "item")
     rows = dataset.samples(split).select("ts", "user", "item").with_row_index("row")
     later = rows.with_columns(pl.col("ts", "user", "item").shift(1).name.suffix("_before")).filter(
         (pl.col("ts") < pl.col("ts_before"))
@@ -90,10 +90,7 @@ def _sample_order(findings: Findings, dataset: Dataset, split: str) -> None:
         )
     )
     wrong = later.head(1).collect(engine="streaming")
-    del keys
-    problem = (
-        f"samples/{split} row {wrong['row'][0]} breaks the order of (ts, user, item)" if len(wrong) else None
-    )
+    problem = f"samples/{split} row {wrong['row'][0]} breaks the order of (ts, user, item)" if len(wrong) else None
     findings.note(f"samples ordered ({split})", f"{dataset.meta['counts'][split]:,} rows", problem)
 
 
@@ -105,9 +102,7 @@ def _history(findings: Findings, behaviors: Behaviors, rows: pl.DataFrame, split
     looked = f"{len(rows):,} rows"
     total = len(behaviors.ts)
     some = end > 0
-    times = np.where(
-        some, behaviors.ts[np.clip(last, 0, max(total - 1, 0))] if total else 0, np.iinfo(np.int64).min
-    )
+    times = np.where(some, behaviors.ts[np.clip(last, 0, max(total - 1, 0))] if total else 0, np.iinfo(np.int64).min)
     late = np.flatnonzero((end < 0) | (following > stop) | (some & (times >= ts)))
     problem = None
     if len(late):
@@ -129,7 +124,8 @@ def _history(findings: Findings, behaviors: Behaviors, rows: pl.DataFrame, split
     problem = None
     if len(short):
         i = short[0]
-        problem = f"samples/{split} row {rows['row'][int(i)]}, column 'history_end' = {end[i]} leaves out a behaviour at {next_times[i]}"
+        at, row = next_times[i], rows["row"][int(i)]
+        problem = f"samples/{split} row {row}, column 'history_end' = {end[i]} leaves out a behaviour at {at}"
     findings.note(f"histories are complete ({split})", looked, problem)
 
 
@@ -143,9 +139,7 @@ def _statistics(findings: Findings, dataset: Dataset, splits: list[str], seed: i
             present = rows.select(entity).unique().sort(entity).collect(engine="streaming")[entity].to_numpy()
             chosen = rng.choice(present, min(ENTITIES, len(present)), replace=False).tolist()
             events = (
-                train.filter(pl.col(entity).is_in(chosen))
-                .select(entity, "ts", "label")
-                .collect(engine="streaming")
+                train.filter(pl.col(entity).is_in(chosen)).select(entity, "ts", "label").collect(engine="streaming")
             )
             wanted = rows.filter(pl.col(entity).is_in(chosen)).collect(engine="streaming")
             problem = _recount(events, wanted, entity, split)
@@ -161,11 +155,7 @@ def _recount(events: pl.DataFrame, rows: pl.DataFrame, entity: str, split: str) 
     for (key,), frame in rows.partition_by(entity, as_dict=True).items():
         before = past.get(key)
         times = before["ts"].to_numpy() if before is not None else np.empty(0, np.int64)
-        labels = (
-            np.concatenate(([0], np.cumsum(before["label"].to_numpy())))
-            if before is not None
-            else np.zeros(1)
-        )
+        labels = np.concatenate(([0], np.cumsum(before["label"].to_numpy()))) if before is not None else np.zeros(1)
         place = np.searchsorted(times, frame["ts"].to_numpy(), side="left")
         for column, expected in ((f"{entity}_impressions", place), (f"{entity}_positives", labels[place])):
             stored = frame[column].to_numpy()
@@ -173,8 +163,9 @@ def _recount(events: pl.DataFrame, rows: pl.DataFrame, entity: str, split: str) 
             if len(wrong):
                 i = int(wrong[0])
                 return (
-                    f"samples/{split} row {frame['row'][i]}, column {column!r} is {stored[i]}; {int(expected[i])} train rows of "
-                    f"{entity} {key} are strictly earlier: it has seen the future, its own second, or rows outside train"
+                    f"samples/{split} row {frame['row'][i]}, column {column!r} is {stored[i]}; {int(expected[i])} "
+                    f"train rows of {entity} {key} are strictly earlier: it has seen the future, its own second, or "
+                    "rows outside train"
                 )
     return None
 
@@ -184,7 +175,7 @@ def _split_order(findings: Findings, dataset: Dataset, splits: list[str]) -> Non
     rule = dataset.meta["split"]["rule"]
     if rule == "given" or len(splits) < 2:
         return findings.note("split order", f"rule {rule!r}: the source's own", None)
-    for before, after in zip(splits[:-1], splits[1:], strict=True):
+    for before, after in pairwise(splits):
         check = f"{before} rows come before {after} rows"
         ends = dataset.samples(before).group_by("user").agg(pl.col("ts").max().alias("end"))
         rows = dataset.samples(after).with_row_index("row").select("row", "user", "ts")
@@ -192,12 +183,7 @@ def _split_order(findings: Findings, dataset: Dataset, splits: list[str]) -> Non
             end = dataset.samples(before).select(pl.col("ts").max()).collect(engine="streaming")["ts"][0]
             wrong = rows.filter(pl.col("ts") <= end).head(1).collect(engine="streaming")
         else:
-            wrong = (
-                rows.join(ends, on="user")
-                .filter(pl.col("ts") < pl.col("end"))
-                .head(1)
-                .collect(engine="streaming")
-            )
+            wrong = rows.join(ends, on="user").filter(pl.col("ts") < pl.col("end")).head(1).collect(engine="streaming")
         problem = (
             f"samples/{after} row {wrong['row'][0]} (ts {wrong['ts'][0]}) is earlier than a {before} row"
             if len(wrong)

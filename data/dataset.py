@@ -40,9 +40,7 @@ class Dataset:
         self.root = Path(root)
         path = self.root / "dataset.json"
         if not path.is_file():
-            raise InputError(
-                f"{self.root}: no prepared dataset (dataset.json is missing); make one with moon prepare"
-            )
+            raise InputError(f"{self.root}: no prepared dataset (dataset.json is missing); make one with moon prepare")
         try:
             self.meta: dict[str, Any] = json.loads(path.read_text())
         except ValueError as error:

@@ -19,7 +19,7 @@ from data.audit import audit
 from data.dataset import SCHEMA_VERSION, SPLITS, Dataset
 from data.errors import InputError
 from data.exchange import exchange
-from data.given import GivenHistories, write_given
+from data.given import GivenHistories, write_given, write_none
 from data.source import Source
 from data.sources import open_source, source_names
 from data.spill import Spilled, buckets, spill, time_of_share
@@ -33,14 +33,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("moon prepare", description="Turn raw logs into a prepared dataset.")
     parser.add_argument("source", help=f"one of: {', '.join(source_names())}")
     parser.add_argument("--root", type=Path, required=True, help="folder of the raw data")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the prepared dataset (replaced when done)"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the prepared dataset (replaced when done)")
     parser.add_argument("--columns", type=Path, help="YAML column map (source tabular)")
     parser.add_argument("--policy", help="logging policy to read (source open_bandit)")
-    parser.add_argument(
-        "--max-rejected", type=float, default=0.01, help="largest share of bad rows (default 0.01)"
-    )
+    parser.add_argument("--max-rejected", type=float, default=0.01, help="largest share of bad rows (default 0.01)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
     started = time.monotonic()
@@ -55,9 +51,7 @@ def main(argv: list[str]) -> int:
         print(f"{name:>10} {number:>12,}")
     for reason, number in meta["rejected"].items():
         print(f"  rejected {number:,}: {reason}")
-    print(
-        f"{args.out}: {meta['source']}, {figures['seconds']:.1f} s, audit: {len(meta['audit'])} checks passed"
-    )
+    print(f"{args.out}: {meta['source']}, {figures['seconds']:.1f} s, audit: {len(meta['audit'])} checks passed")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1))
     return 0
@@ -79,15 +73,11 @@ def prepare(source: Source, out: Path, max_rejected: float = 0.01) -> dict:
         _publish(building, out)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC, f"no space left on the disk of {out.parent}; {out} is as it was"
-            ) from error
+            raise OSError(errno.ENOSPC, f"no space left on the disk of {out.parent}; {out} is as it was") from error
         raise
     except pl.exceptions.PolarsError as error:
         if "No space left" in str(error):
-            raise OSError(
-                errno.ENOSPC, f"no space left on the disk of {out.parent}; {out} is as it was"
-            ) from error
+            raise OSError(errno.ENOSPC, f"no space left on the disk of {out.parent}; {out} is as it was") from error
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -99,17 +89,17 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
     scratch = root / "scratch"
     scratch.mkdir()
     items = _catalogue(source)
-    given = source.histories() if isinstance(source, GivenHistories) else None
     counts = dict.fromkeys(SPLITS, 0)
     if about.split.rule == "none":
         spilled, users, split_cuts, span = None, _users(source, None), None, None
-        write_given(root / "behaviors", about, items, None)
+        write_none(root / "behaviors", about)
     else:
         spilled = spill(source, scratch, rejections)
         items = _with_unlisted(items, spilled.items)
         users = _users(source, spilled.users)
-        if given is not None:
-            items = write_given(root / "behaviors", about, items, given)
+        given = isinstance(source, GivenHistories)
+        if given:
+            items = write_given(root / "behaviors", about, items, source)
         files, entities, seen, span = _order(spilled, scratch, users, items, rejections)
         rejections.check()
         items = items.with_columns(pl.Series("first_seen_ts", seen).replace(NEVER, None))
@@ -118,7 +108,7 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
             shares = about.split.train, about.split.train + about.split.valid
             split_cuts = tuple(about.split.cuts or (time_of_share(spilled.spans, s) for s in shares))
         assign = timeline.split_rule(about.split, split_cuts)
-        counts = timeline.walk(files, root, about, entities, assign, given is not None)
+        counts = timeline.walk(files, root, about, entities, assign, given)
         empty = [s for s, n in counts.items() if not n]
         if empty:
             raise InputError(
@@ -180,7 +170,8 @@ def _with_unlisted(items: pl.DataFrame, seen: pl.Series) -> pl.DataFrame:
     """The catalogue plus a row of nulls for every item that only the log knows."""
     if len(items) and items.schema["item_id"].is_integer() != seen.dtype.is_integer():
         raise InputError(
-            f"column 'item_id' is {items.schema['item_id']} in the catalogue and {seen.dtype} in the log; make them the same"
+            f"column 'item_id' is {items.schema['item_id']} in the catalogue and {seen.dtype} in the log; "
+            "make them the same"
         )
     seen = seen.cast(items.schema["item_id"]) if len(items) else seen
     unlisted = seen.filter(~seen.is_in(items["item_id"].implode()))
@@ -191,19 +182,13 @@ def _users(source: Source, seen: pl.Series | None) -> pl.DataFrame:
     """Users sorted by id: those of the log, with the columns of the user table."""
     table = source.users()
     if seen is None:
-        return (
-            table.sort("user_id")
-            if table is not None
-            else pl.DataFrame({"user_id": pl.Series([], dtype=pl.Int64)})
-        )
+        return table.sort("user_id") if table is not None else pl.DataFrame({"user_id": pl.Series([], dtype=pl.Int64)})
     users = pl.DataFrame({"user_id": seen})
     if table is None:
         return users
     if table["user_id"].is_duplicated().any():
         raise InputError("user table, column 'user_id': an id stands there twice; ids must be unique")
-    return users.join(table.with_columns(pl.col("user_id").cast(seen.dtype)), on="user_id", how="left").sort(
-        "user_id"
-    )
+    return users.join(table.with_columns(pl.col("user_id").cast(seen.dtype)), on="user_id", how="left").sort("user_id")
 
 
 def _order(
@@ -226,11 +211,7 @@ def _order(
             .sort("ts", "user", "item", maintain_order=True)
             .collect()
         )
-        keys = [
-            c
-            for c in ("ts", "user", "item", "sample", "action", "request_id", "position")
-            if c in rows.columns
-        ]
+        keys = [c for c in ("ts", "user", "item", "sample", "action", "request_id", "position") if c in rows.columns]
         doubled = ~pl.struct(keys).is_first_distinct()
         repeats = rows.with_row_index("_row").filter(doubled)
         if len(repeats):
@@ -242,9 +223,7 @@ def _order(
             )
             rows = rows.filter(~doubled)
         samples += np.bincount(rows["user"].filter(rows["sample"]).to_numpy(), minlength=len(users))
-        behaves += np.bincount(
-            rows["user"].filter(rows["action"].is_not_null()).to_numpy(), minlength=len(users)
-        )
+        behaves += np.bincount(rows["user"].filter(rows["action"].is_not_null()).to_numpy(), minlength=len(users))
         np.minimum.at(first_seen, rows["item"].to_numpy(), rows["ts"].to_numpy())
         files.append(scratch / f"bucket-{len(files):06d}.parquet")
         rows.drop("user_id", "item_id").write_parquet(files[-1], compression="lz4")

@@ -99,18 +99,26 @@ def read_parquet_chunks(file: Path, columns: list[str]) -> Iterator[tuple[int, p
 
 
 def read_csv_chunks(
-    file: Path, columns: list[str], dtypes: Mapping[str, pl.DataType] | None = None
+    file: Path,
+    columns: list[str],
+    dtypes: Mapping[str, pl.DataType] | None = None,
+    names: list[str] | None = None,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """(first row, frame) of about CHUNK_ROWS rows each of a CSV with a header, only `columns`.
+    """(first row, frame) of about CHUNK_ROWS rows each of a CSV, only `columns`; `names`: of a file without header.
 
     Raises InputError naming the file if it is absent, lacks a column or does not parse.
     """
     require_file(file)
     try:
-        require_columns(file, pl.scan_csv(file).collect_schema().names(), columns)
-        lazy = pl.scan_csv(file, schema_overrides=dtypes, infer_schema_length=10_000).select(columns)
+        lazy = pl.scan_csv(file, has_header=names is None, schema_overrides=dtypes, infer_schema_length=10_000)
+        present = lazy.collect_schema().names()
+        if names is not None:
+            if len(present) != len(names):
+                raise InputError(f"{file}: {len(present)} columns in the first rows; there must be {len(names)}")
+            lazy, present = lazy.rename(dict(zip(present, names, strict=True))), names
+        require_columns(file, present, columns)
         row = 0
-        for frame in lazy.collect_batches(chunk_size=CHUNK_ROWS, maintain_order=True):
+        for frame in lazy.select(columns).collect_batches(chunk_size=CHUNK_ROWS, maintain_order=True):
             yield row, frame
             row += len(frame)
     except pl.exceptions.PolarsError as error:
@@ -144,9 +152,7 @@ def require_columns(file: Path, present: list[str], wanted: list[str]) -> None:
             raise InputError(f"{file}: column {column!r} is missing; {hint}")
 
 
-def require_dtype(
-    file: Path, frame: pl.DataFrame, column: str, kind: Literal["number", "whole", "id"]
-) -> None:
+def require_dtype(file: Path, frame: pl.DataFrame, column: str, kind: Literal["number", "whole", "id"]) -> None:
     """Raise InputError if a column's dtype cannot hold what it should."""
     dtype = frame.schema[column]
     good = {

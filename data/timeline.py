@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data.dataset import SPLITS
+from data.given import empty_maps
 from data.progress import Progress
 from data.running import EntityOrder, RunningCounts
 from data.source import About, Split
@@ -67,9 +68,7 @@ class SampleWriter:
             if self._writer:
                 self._writer.close()
             part = len(list(self.folder.glob("part-*.parquet")))
-            self._writer = pq.ParquetWriter(
-                self.folder / f"part-{part:05d}.parquet", table.schema, compression="zstd"
-            )
+            self._writer = pq.ParquetWriter(self.folder / f"part-{part:05d}.parquet", table.schema, compression="zstd")
             self._in_part = 0
         self._writer.write_table(table, row_group_size=GROUP_ROWS)
         self._in_part += len(rows)
@@ -82,12 +81,7 @@ class BehaviorWriter:
         folder.mkdir(parents=True)
         self.offsets = np.concatenate(([0], np.cumsum(per_user))).astype(np.int64)
         np.save(folder / "offsets.npy", self.offsets)
-        total = int(self.offsets[-1])
-        dtypes = {"item": np.int32, "ts": np.int64, "action": np.int8}
-        dtypes |= {name: np.dtype(str(dtype).lower()) for name, dtype in about.side.items()}
-        self._maps = {
-            name: _empty_map(folder / f"{name}.npy", dtype, total) for name, dtype in dtypes.items()
-        }
+        self._maps = empty_maps(folder, int(self.offsets[-1]), about)
 
     def write(self, positions: np.ndarray, rows: pl.DataFrame) -> None:
         """Put `rows` at absolute `positions`."""
@@ -102,18 +96,7 @@ class BehaviorWriter:
         self._maps.clear()
 
 
-def _empty_map(path: Path, dtype: type | np.dtype, size: int) -> np.ndarray:
-    """A writable .npy of `size` elements: a memory map, or, for none, an empty array saved at once."""
-    if size:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
-    empty = np.empty(0, dtype)
-    np.save(path, empty)
-    return empty
-
-
-def split_rule(
-    split: Split, cuts: tuple[int, int] | None
-) -> Callable[[pl.DataFrame, np.ndarray], np.ndarray]:
+def split_rule(split: Split, cuts: tuple[int, int] | None) -> Callable[[pl.DataFrame, np.ndarray], np.ndarray]:
     """Function (rows, k/n) -> split code of each row: 0 train, 1 valid, 2 test. `cuts`: temporal edges, Unix s."""
     if split.rule == "within_user":
         edges = np.array([split.train, split.train + split.valid])
@@ -164,9 +147,7 @@ def walk(
         positive = train & (rows["label"].fill_null(0).to_numpy() == 1)
         orders = {"item": by_item, "user": by_user}
         found = {
-            name: counter.advance(
-                orders[name.split("_")[0]], positive if name.endswith("positives") else train
-            )
+            name: counter.advance(orders[name.split("_")[0]], positive if name.endswith("positives") else train)
             for name, counter in counts.items()
         }
         table = _samples(rows, history_end, found, about)
@@ -184,13 +165,9 @@ def walk(
 COUNTS = ("item_impressions", "item_positives", "user_impressions", "user_positives")
 
 
-def _samples(
-    rows: pl.DataFrame, history_end: np.ndarray, counts: dict[str, np.ndarray], about: About
-) -> pl.DataFrame:
+def _samples(rows: pl.DataFrame, history_end: np.ndarray, counts: dict[str, np.ndarray], about: About) -> pl.DataFrame:
     """The sample columns of dataset.json, in their fixed order."""
-    optional = [
-        c for c in ("history_row", "request_id", "position", "query", "propensity") if c in rows.columns
-    ]
+    optional = [c for c in ("history_row", "request_id", "position", "query", "propensity") if c in rows.columns]
     return rows.select(
         "ts",
         "user",

@@ -60,13 +60,9 @@ class Rejections:
         room = self.kept_rows - sum(map(len, self._frames))
         if room > 0:
             kept = rows.head(room)
-            raw = [
-                json.dumps(row, default=str) for row in kept.drop("_row", "_reason", strict=False).to_dicts()
-            ]
+            raw = [json.dumps(row, default=str) for row in kept.drop("_row", "_reason", strict=False).to_dicts()]
             self._frames.append(
-                pl.DataFrame(
-                    {"file": str(file), "row": kept["_row"].cast(pl.Int64), "reason": reason, "raw": raw}
-                )
+                pl.DataFrame({"file": str(file), "row": kept["_row"].cast(pl.Int64), "reason": reason, "raw": raw})
             )
 
     def check(self) -> None:

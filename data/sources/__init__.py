@@ -11,7 +11,7 @@ _SOURCES = {
     "fashion_products": ("data.sources.fashion_products", "FashionProducts", ()),
     "open_bandit": ("data.sources.open_bandit", "OpenBandit", ("policy",)),
     "alimama_ad_click": ("data.sources.alimama", "AlimamaAdClick", ()),
-    "taobao_mm": ("data.sources.alimama", "TaobaoMM", ()),
+    "taobao_mm": ("data.sources.taobao_mm", "TaobaoMM", ()),
     "tabular": ("data.sources.tabular", "Tabular", ("columns",)),
 }
 
