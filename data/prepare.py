@@ -105,8 +105,10 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
         items = items.with_columns(pl.Series("first_seen_ts", seen).replace(NEVER, None))
         split_cuts = None
         if about.split.rule == "temporal":
-            shares = about.split.train, about.split.train + about.split.valid
-            split_cuts = tuple(about.split.cuts or (time_of_share(spilled.spans, s) for s in shares))
+            first, second = (
+                time_of_share(spilled.spans, s) for s in (about.split.train, about.split.train + about.split.valid)
+            )
+            split_cuts = about.split.cuts or (first, second)
         assign = timeline.split_rule(about.split, split_cuts)
         counts = timeline.walk(files, root, about, entities, assign, given)
         empty = [s for s, n in counts.items() if not n]
@@ -134,7 +136,7 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
             "rejected": sum(rejections.counts.values()),
         },
         "time_range": span,
-        "split": about.split.model_dump() | ({"cuts": split_cuts} if split_cuts else {}),
+        "split": about.split.model_copy(update={"cuts": split_cuts}).model_dump(),
         "images": list(about.images),
         "rejected": rejections.counts,
         "notes": list(about.notes) + list(getattr(source, "findings", [])),

@@ -129,7 +129,7 @@ def read_parquet(file: Path, columns: list[str], select: list[str] | None = None
     """A whole (small) table that has `columns`, with the same errors as the chunked reader; `select`: only these."""
     require_file(file)
     try:
-        require_columns(file, pl.read_parquet_schema(file).names(), columns)
+        require_columns(file, list(pl.read_parquet_schema(file)), columns)
         return pl.read_parquet(file, columns=select)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{file}: not a readable parquet file (truncated?): {one_line(error)}") from None

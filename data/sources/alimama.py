@@ -61,7 +61,7 @@ class AlimamaAdClick:
                 "campaign",
                 "price",
             )
-            steps = _steps(frame).select("item_id", "category", "brand").explode(pl.all(), empty_as_null=False)
+            steps = _steps(frame).drop("row", "action").explode("item_id", "category", "brand", empty_as_null=False)
             seen = pl.concat([seen, ads, steps.unique()], how="diagonal").unique("item_id", keep="first")
         return seen
 

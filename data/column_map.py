@@ -1,0 +1,155 @@
+"""The column map of source `tabular`: where in a user's own files the canonical columns stand."""
+
+import operator
+import re
+from typing import Annotated, Literal
+
+import polars as pl
+from pydantic import AfterValidator, Field, model_validator
+
+from data.config import Config
+from data.images import ImageStore
+
+RULE = re.compile(r"^\s*(?P<column>[^\s<>=!]+)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<value>.+?)\s*$")
+OPERATORS = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def _check_rule(text: str) -> str:
+    if not RULE.match(text):
+        raise ValueError(
+            f"{text!r} is no rule; write COLUMN OPERATOR VALUE, for instance rating >= 4 or event == 'buy'"
+        )
+    return text
+
+
+Rule = Annotated[str, AfterValidator(_check_rule)]
+TsUnit = Literal["s", "ms", "us", "ns", "datetime"]
+Kind = Literal["whole", "number", "text"]
+
+
+class EventColumns(Config):
+    """Columns that every event has."""
+
+    user: str = Field("user_id", description="column of the user id (whole numbers or text)")
+    item: str = Field("item_id", description="column of the item id (whole numbers or text)")
+    ts: str = Field("ts", description="column of the time")
+    ts_unit: TsUnit = Field("s", description="unit of ts since 1970, or `datetime` (a datetime or ISO text, UTC)")
+
+
+class Impressions(EventColumns):
+    """The rows to learn from: one shown item each."""
+
+    files: str | tuple[str, ...] = Field(description="parquet or CSV globs, relative to --root")
+    label: str = Field(description='column of 0 and 1, or a rule: "rating >= 4"')
+    request_id: str | None = Field(None, description="column that rows of one request share (whole numbers)")
+    position: str | None = Field(None, description="column of the slot, from 1")
+    propensity: str | None = Field(
+        None, description="column of the logging policy's probability for this item and slot"
+    )
+    query: str | None = Field(None, description="column of the search text")
+    context: dict[str, Kind] = Field(default_factory=dict, description="further columns for the ranker")
+
+
+class BehaviorFiles(EventColumns):
+    """Behaviours in files of their own."""
+
+    action: str = Field(description="name of the action, e.g. order")
+    files: str | tuple[str, ...] = Field(description="parquet or CSV globs, relative to --root")
+    when: Rule | None = Field(None, description="rows that count; None: all")
+
+
+class BehaviorRule(Config):
+    """Behaviours that are impressions of a kind, e.g. the clicked ones."""
+
+    action: str = Field(description="name of the action, e.g. click")
+    when: Rule = Field(description="rule over the impressions' columns")
+
+
+class Catalogue(Config):
+    """The items."""
+
+    files: str | tuple[str, ...]
+    item: str = Field("item_id", description="column of the item id")
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    seller: str | None = None
+    price: str | None = None
+    image_key: str | None = Field(None, description="column of the image's key: file name, or value in a parquet store")
+    columns: tuple[str, ...] = Field((), description="further columns to keep")
+
+
+class Users(Config):
+    """User columns."""
+
+    files: str | tuple[str, ...]
+    user: str = Field("user_id", description="column of the user id")
+    columns: tuple[str, ...] = Field(description="columns to keep")
+
+
+class SplitMap(Config):
+    """How samples are divided: by time over all (`temporal`) or by order within each user."""
+
+    rule: Literal["temporal", "within_user"] = "temporal"
+    train: float = Field(0.8, gt=0, lt=1, description="share of train")
+    valid: float = Field(0.1, gt=0, lt=1, description="share of valid; the rest is test")
+    cuts: tuple[int, int] | None = Field(None, description="temporal: Unix seconds at which valid and test begin")
+
+    @model_validator(mode="after")
+    def _room_for_test(self) -> "SplitMap":
+        if self.train + self.valid >= 1:
+            raise ValueError("train + valid must be below 1, the rest is test")
+        if self.cuts is not None and (self.rule != "temporal" or self.cuts[0] >= self.cuts[1]):
+            raise ValueError("cuts are two ascending times and go with rule: temporal")
+        return self
+
+
+class ColumnMap(Config):
+    """A user's logs, described."""
+
+    name: str = Field("tabular", description="name of the source in dataset.json")
+    impressions: Impressions
+    behaviors: tuple[BehaviorRule | BehaviorFiles, ...] = Field((), description="what histories are made of")
+    catalogue: Catalogue | None = None
+    users: Users | None = None
+    images: tuple[ImageStore, ...] = Field((), description="image stores, paths relative to --root")
+    split: SplitMap = SplitMap()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _actions_once(self) -> "ColumnMap":
+        names = [b.action for b in self.behaviors]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"action {twice[0]!r} stands twice under behaviors")
+        return self
+
+
+def rule_column(rule: str) -> str:
+    """The column a rule (or a plain column name) reads."""
+    match = RULE.match(rule)
+    return match["column"] if match else rule
+
+
+def rule_expression(rule: str) -> pl.Expr:
+    """Boolean expression of a rule; null where the column is null."""
+    match = RULE.match(rule)
+    assert match is not None
+    return OPERATORS[match["op"]](pl.col(match["column"]), pl.lit(_literal(match["value"])))
+
+
+def _literal(text: str) -> int | float | str | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip("'\"")
