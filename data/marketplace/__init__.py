@@ -1,0 +1,1 @@
+"""A simulated search-ads marketplace that writes ordinary raw logs; docs/marketplace.md gives every reason."""

@@ -1,0 +1,35 @@
+"""Parameters of the simulated marketplace. docs/marketplace.md states where each default comes from."""
+
+from pydantic import Field
+
+from data.config import Config
+
+
+class Market(Config):
+    """One world. Two worlds with equal fields are equal to the last byte."""
+
+    seed: int = 0
+    days: int = Field(14, ge=3, description="days of logs")
+    first_day: int = Field(1_735_689_600, description="Unix seconds of the first midnight")
+    items: int = Field(1200, ge=50, description="SKUs ever born")
+    skus_per_spu: float = Field(1.6, ge=1, description="mean SKUs of a product; they differ in colour only")
+    born_later: float = Field(0.3, ge=0, lt=1, description="share of items born after the first day")
+    sellers: int = Field(120, ge=1, description="sellers; items fall on them by a Zipf law")
+    seller_tail: float = Field(1.1, gt=0, description="exponent of that law")
+    users: int = Field(2000, ge=10)
+    activity_tail: float = Field(1.0, ge=0, description="sigma of the lognormal number of sessions of a user")
+    sessions_per_day: int = Field(2000, ge=10)
+    candidates: int = Field(40, ge=2, description="items retrieved for a query")
+    slots: int = Field(6, ge=1, description="ads shown for a query")
+    ctr: float = Field(0.03, gt=0, lt=0.5, description="click-through rate of the first slot for the mean item")
+    position_decay: float = Field(0.85, gt=0, le=1, description="examination of a slot relative to the one above it")
+    utility_spread: float = Field(1.5, gt=0, description="standard deviation of the click utility, in logits")
+    content_share: float = Field(0.4, ge=0, le=1, description="share of that variance that only the picture explains")
+    category_share: float = Field(0.2, ge=0, le=1, description="share explained by the user's category preference")
+    price_share: float = Field(0.1, ge=0, le=1, description="share explained by price against the user's price level")
+    taste_drift: float = Field(0.05, ge=0, le=1, description="share of a user's taste that is renewed every day")
+    exploration: float = Field(0.2, gt=0, le=1, description="probability that a slot is filled uniformly")
+    greed: float = Field(1.0, ge=0, description="inverse temperature of the logging policy, per logit")
+    cart_rate: float = Field(0.2, ge=0, le=1, description="carts a click")
+    order_rate: float = Field(0.35, ge=0, le=1, description="orders a cart")
+    image_size: int = Field(96, ge=16, le=1024, description="width and height of a photo, pixels")
