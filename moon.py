@@ -9,7 +9,7 @@ from data.errors import InputError
 
 COMMANDS = {
     "prepare": ("data.prepare:main", "raw logs and catalogues -> a prepared dataset"),
-    "inspect": ("data.inspect:main", "what a prepared dataset holds"),
+    "inspect": ("experiments.inspect:main", "what a dataset or a run holds, and its health"),
     "train": ("ranker.train_command:main", "a recipe and a prepared dataset -> a trained run"),
     "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
     "compare": ("ranker.compare:main", "runs against the first one, with intervals"),

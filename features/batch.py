@@ -67,7 +67,7 @@ class Batch:
             tensor.record_stream(stream)
 
 
-def _mapped(value, move):  # noqa: ANN001, ANN202 (recursion over the few types a batch holds)
+def _mapped(value, move):
     if value is None:
         return None
     if isinstance(value, Tensor | KeyedJaggedTensor):
@@ -77,7 +77,7 @@ def _mapped(value, move):  # noqa: ANN001, ANN202 (recursion over the few types 
     return type(value)(**{f.name: _mapped(getattr(value, f.name), move) for f in fields(value)})
 
 
-def _tensors(value) -> Iterator[Tensor | KeyedJaggedTensor]:  # noqa: ANN001
+def _tensors(value) -> Iterator[Tensor | KeyedJaggedTensor]:
     if isinstance(value, Tensor | KeyedJaggedTensor):
         yield value
     elif isinstance(value, dict):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from data.dataset import Dataset
 from data.errors import InputError
 from features.spec import BucketFeature, DenseFeature, IdFeature
 from features.vocabulary import Vocabulary, raw_values
@@ -127,7 +126,9 @@ def cut_points(feature: BucketFeature, values: np.ndarray) -> Buckets:
     assert feature.quantiles is not None
     finite = values[np.isfinite(values)]
     if not len(finite):
-        raise InputError(f"feature {feature.name!r}: column {feature.column!r} has no finite value to take quantiles of")
+        raise InputError(
+            f"feature {feature.name!r}: column {feature.column!r} has no finite value to take quantiles of"
+        )
     shares = np.arange(1, feature.quantiles) / feature.quantiles
     return Buckets(np.unique(np.quantile(finite, shares)))
 

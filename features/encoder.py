@@ -116,7 +116,9 @@ class FeatureEncoder:
             "spec": self.spec.model_dump(mode="json"),
             "vocabularies": {t: {"rows": v.rows, "hashed": v.hashed} for t, v in self.vocabularies.items()},
             "buckets": {name: b.cuts.tolist() for name, b in self.buckets.items()},
-            "normalisers": {n: {"prior": v.prior, "mean": v.mean, "scale": v.scale} for n, v in self.normalisers.items()},
+            "normalisers": {
+                n: {"prior": v.prior, "mean": v.mean, "scale": v.scale} for n, v in self.normalisers.items()
+            },
         }
 
 
@@ -218,14 +220,18 @@ class _Fitting:
                 f"side feature {feature.name!r}: {feature.column!r} is no whole-number column of the behaviours "
                 f"(those are: {', '.join(['action', *whole])})"
             )
-        distinct = np.unique(np.concatenate([np.unique(values[i : i + (1 << 24)]) for i in range(0, len(values), 1 << 24)]))
+        distinct = np.unique(
+            np.concatenate([np.unique(values[i : i + (1 << 24)]) for i in range(0, len(values), 1 << 24)])
+        )
         return Vocabulary.fit(distinct.astype(np.int64), np.ones(len(distinct)), 1)
 
     def _side_buckets(self, feature: BucketFeature) -> Buckets:
         behaviors = self.dataset.behaviors()
         known = [*BEHAVIOR_COLUMNS, *behaviors.side]
         if feature.column not in known:
-            raise InputError(f"side feature {feature.name!r}: no column {feature.column!r} (there are: {', '.join(known)})")
+            raise InputError(
+                f"side feature {feature.name!r}: no column {feature.column!r} (there are: {', '.join(known)})"
+            )
         if feature.boundaries is None and feature.column in BEHAVIOR_COLUMNS:
             raise InputError(f"side feature {feature.name!r}: {feature.column!r} needs boundaries, not quantiles")
         values = behaviors.side.get(feature.column, np.empty(0))

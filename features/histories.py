@@ -68,9 +68,7 @@ def _selection(behaviors: Behaviors, actions: tuple[int, ...]) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def _write_selection(
-    path: Path, behaviors: Behaviors, actions: tuple[int, ...], chunk: int = 1 << 24
-) -> None:
+def _write_selection(path: Path, behaviors: Behaviors, actions: tuple[int, ...], chunk: int = 1 << 24) -> None:
     total = len(behaviors.action)
     pieces = range(0, total, chunk)
     count = sum(int(np.isin(behaviors.action[i : i + chunk], actions).sum()) for i in pieces)

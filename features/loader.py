@@ -100,7 +100,7 @@ class Loader:
         begin, pieces = 0, []
         for place, groups in enumerate(windows):
             end = begin + sum(g.rows for g in groups)
-            if begin < last and first < end or (first == last and begin <= first <= end and not pieces):
+            if (begin < last and first < end) or (first == last and begin <= first <= end and not pieces):
                 window = self._window(epoch, place, groups)
                 pieces.append((window, np.arange(max(first, begin) - begin, min(last, end) - begin)))
             begin = end

@@ -21,9 +21,7 @@ class Table(Config):
     """An embedding table; features that name the same table share its vocabulary and its rows."""
 
     dim: int = Field(16, ge=1, le=4096, description="width of a row")
-    min_count: int = Field(
-        1, ge=1, description="train impressions a value needs for a row of its own; else OOV"
-    )
+    min_count: int = Field(1, ge=1, description="train impressions a value needs for a row of its own; else OOV")
     hash_rows: int | None = Field(
         None, ge=2, description="hash values into this many rows instead of keeping a vocabulary"
     )
@@ -33,9 +31,7 @@ class Table(Config):
         lt=1,
         description="share of ids replaced by OOV while training, so that its row is a trained average",
     )
-    init_std: float | None = Field(
-        None, gt=0, description="standard deviation of the initial rows; None: the recipe's"
-    )
+    init_std: float | None = Field(None, gt=0, description="standard deviation of the initial rows; None: the recipe's")
 
 
 class IdFeature(Config):
@@ -110,9 +106,7 @@ class FeatureSpec(Config):
 
     features: tuple[Feature, ...]
     sequences: tuple[Sequence, ...] = ()
-    tables: dict[Name, Table] = Field(
-        default_factory=dict, description="tables that differ from the defaults"
-    )
+    tables: dict[Name, Table] = Field(default_factory=dict, description="tables that differ from the defaults")
     default_table: Table = Table()  # pyright: ignore[reportCallIssue]
 
     @model_validator(mode="after")
@@ -127,7 +121,8 @@ class FeatureSpec(Config):
             wrong = [f for f in sequence.fields if f not in items]
             if wrong:
                 raise ValueError(
-                    f"sequence {sequence.name!r}: field {wrong[0]!r} is no item feature (those are: {', '.join(sorted(items))})"
+                    f"sequence {sequence.name!r}: field {wrong[0]!r} is no item feature "
+                    f"(those are: {', '.join(sorted(items))})"
                 )
         unknown = sorted(set(self.tables) - {t for t, _ in self.lookups()})
         if unknown:
@@ -156,6 +151,4 @@ def side_name(sequence: Sequence, feature: Side) -> str:
 
 def is_item(feature: Feature) -> bool:
     """Whether the feature is a property of the item (so that behaviours share it)."""
-    return (
-        isinstance(feature, VectorFeature) or feature.column == "item" or feature.column.startswith("item.")
-    )
+    return isinstance(feature, VectorFeature) or feature.column == "item" or feature.column.startswith("item.")

@@ -52,9 +52,7 @@ class Vocabulary:
         present = series.drop_nulls()
         if present.dtype == pl.String:
             distinct = present.unique()
-            present = present.replace_strict(
-                distinct, self.encode(raw_values(distinct)), return_dtype=pl.Int32
-            )
+            present = present.replace_strict(distinct, self.encode(raw_values(distinct)), return_dtype=pl.Int32)
             rows[known] = present.to_numpy()
         else:
             rows[known] = self.encode(raw_values(present))

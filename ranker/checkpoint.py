@@ -57,7 +57,11 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir()
             dist.barrier()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": {_rng_key(self.ranks): _rng()}}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "rng": {_rng_key(self.ranks): _rng()},
+            }
             dcp.save(state, checkpoint_id=part)
             dist.barrier()
         if self.ranks.first:
@@ -76,9 +80,7 @@ class Checkpoints:
         """Whether there is a checkpoint `last` (or `best`)."""
         return (self.folder / which).exists()
 
-    def load(
-        self, which: str, model: DistributedModelParallel, optimizer: CombinedOptimizer | None = None
-    ) -> Progress:
+    def load(self, which: str, model: DistributedModelParallel, optimizer: CombinedOptimizer | None = None) -> Progress:
         """Load `last` or `best` into the model (and optimizers).
 
         Raises InputError if there is none, if it was made with another feature schema, or if it is damaged.
@@ -103,7 +105,9 @@ class Checkpoints:
             dcp.load(state, checkpoint_id=folder)
         except (dcp.api.CheckpointException, OSError, EOFError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{folder.resolve()}: the checkpoint is damaged or does not fit the model: {reason}") from None
+            raise InputError(
+                f"{folder.resolve()}: the checkpoint is damaged or does not fit the model: {reason}"
+            ) from None
         model.load_state_dict(state["model"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])

@@ -107,7 +107,9 @@ class Recipe(Config):
         names = [s.name for s in self.features.sequences]
         for name in self.model.sequences:
             if name not in names:
-                raise ValueError(f"model.sequences.{name}: no such sequence in features (there are: {', '.join(names)})")
+                raise ValueError(
+                    f"model.sequences.{name}: no such sequence in features (there are: {', '.join(names)})"
+                )
         return self
 
     def vectors(self) -> list[VectorFeature]:

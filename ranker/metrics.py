@@ -201,4 +201,3 @@ def report(
     }
     found["reliability"] = {name: values.tolist() for name, values in reliability(label, score).items()}
     return found
-

@@ -13,9 +13,7 @@ from ranker.config import DenseOptimizer, Schedule, Train
 def dense_parameters(model: DistributedModelParallel) -> dict[str, nn.Parameter]:
     """Parameters that no fused optimizer owns, by name."""
     fused = set(model.fused_optimizer.params)
-    return {
-        name: p for name, p in model.named_parameters() if ".embeddings." not in name and name not in fused
-    }  # pyright: ignore[reportReturnType]
+    return {name: p for name, p in model.named_parameters() if ".embeddings." not in name and name not in fused}  # pyright: ignore[reportReturnType]
 
 
 def dense_optimizer(parameters: list[nn.Parameter], config: DenseOptimizer) -> torch.optim.Optimizer:

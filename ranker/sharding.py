@@ -79,9 +79,7 @@ def table_optimizer(config: TableOptimizer, device: torch.device) -> tuple[type[
     Raises InputError for a kind that fbgemm does not have on this device.
     """
     if config.kind == "adam" and device.type != "cuda":
-        raise InputError(
-            "train.tables.kind: adam is fused on CUDA only; on a CPU use sgd, adagrad or rowwise_adagrad"
-        )
+        raise InputError("train.tables.kind: adam is fused on CUDA only; on a CPU use sgd, adagrad or rowwise_adagrad")
     arguments: dict = {"lr": config.lr}
     if config.kind != "sgd":
         arguments["eps"] = config.eps

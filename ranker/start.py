@@ -58,7 +58,7 @@ def _same(run: RunFolder, recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
-def _differences(then: Any, now: Any, path: str):  # noqa: ANN202 (yields text)
+def _differences(then: Any, now: Any, path: str):
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):
             yield from _differences(then.get(key), now.get(key), f"{path}.{key}" if path else key)

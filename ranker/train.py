@@ -187,8 +187,12 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, ranks: Ranks, resume: boo
     found = evaluate(trainer.model, trainer.encoder, dataset, "test", run, ranks)
     if ranks.first:
         meta = run.meta()
-        meta |= {"finished": True, "rows_per_second": trainer.log.rows_per_second, "steps": trainer.progress.step, "peak_rss_bytes": peak_rss_bytes()}
+        meta |= {
+            "finished": True,
+            "rows_per_second": trainer.log.rows_per_second,
+            "steps": trainer.progress.step,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
         meta |= {"seconds": meta.get("seconds", 0.0) + time.monotonic() - started}
         run.write_meta(meta)
     return found
-
