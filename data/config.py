@@ -92,7 +92,10 @@ def _set(tree: dict[str, Any], override: str) -> None:
         node = node[_index(node, part, override)] if isinstance(node, list) else node.setdefault(part, {})
         if not isinstance(node, dict | list):
             raise InputError(f"--set {override!r}: {part!r} holds a value, not fields")
-    node[_index(node, last, override) if isinstance(node, list) else last] = value
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    else:
+        node[last] = value
 
 
 def _index(items: list[Any], key: str, override: str) -> int:

@@ -58,7 +58,7 @@ def _histories(dataset: Dataset, split: str) -> dict[str, Any]:
     return {
         "split": split,
         "length": quantiles,
-        "empty_share": float((length == 0).mean() or 0.0),
+        "empty_share": float(np.mean(length.to_numpy() == 0)),
         "behaviors_by_action": dict(zip(dataset.actions, counts.tolist(), strict=False)),
     }
 
@@ -90,9 +90,9 @@ def _images(dataset: Dataset) -> list[dict[str, Any]]:
         if "image_key" in columns and facts["role"] != "query":
             items = dataset.items().select("image_key", "first_seen_ts").collect()
             has = items["image_key"].is_in(list(keys)).fill_null(False)
-            facts["item_share"] = float(has.mean() or 0.0)
+            facts["item_share"] = float(np.mean(has.to_numpy()))
             seen = items["first_seen_ts"].is_not_null()
-            facts["seen_item_share"] = float(has.filter(seen).mean() or 0.0)  # pyright: ignore[reportArgumentType]
+            facts["seen_item_share"] = float(np.mean(has.filter(seen).to_numpy()))
         found.append(facts)
     return found
 
@@ -111,7 +111,9 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     if found["histories"] and found["histories"]["empty_share"] > MISSING_WARNING:
         warnings.append(f"{found['histories']['empty_share']:.0%} of histories are empty")
     warnings += [
-        f"column {c} is null in {s:.0%} of its rows" for c, s in found["missing"].items() if s > MISSING_WARNING
+        f"column {c} is null in {s:.0%} of its rows"
+        for c, s in found["missing"].items()
+        if s > MISSING_WARNING and c != "item.first_seen_ts"
     ]
     for images in found["images"]:
         if "problem" in images:

@@ -128,13 +128,9 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
         "label": about.label,
         "actions": list(about.actions),
         "time": about.time,
-        "counts": {
-            "users": len(users),
-            "items": len(items),
-            "behaviors": len(behaviors),
-            **counts,
-            "rejected": sum(rejections.counts.values()),
-        },
+        "counts": {"users": len(users), "items": len(items), "behaviors": len(behaviors)}
+        | dict(counts)
+        | {"rejected": sum(rejections.counts.values())},
         "time_range": span,
         "split": about.split.model_copy(update={"cuts": split_cuts}).model_dump(),
         "images": list(about.images),

@@ -4,8 +4,9 @@ Shape legend: B samples, U distinct items (targets and behaviours together), N b
 V values of a feature, F dense features, S distinct side combinations of a sequence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,10 +65,10 @@ class Batch:
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that `stream` uses the tensors."""
         for tensor in _tensors(self):
-            tensor.record_stream(stream)
+            tensor.record_stream(stream)  # pyright: ignore[reportArgumentType]
 
 
-def _mapped(value, move):
+def _mapped(value: Any, move: Callable[[Any], Any]) -> Any:
     if value is None:
         return None
     if isinstance(value, Tensor | KeyedJaggedTensor):
@@ -77,7 +78,7 @@ def _mapped(value, move):
     return type(value)(**{f.name: _mapped(getattr(value, f.name), move) for f in fields(value)})
 
 
-def _tensors(value) -> Iterator[Tensor | KeyedJaggedTensor]:
+def _tensors(value: Any) -> Iterator[Tensor | KeyedJaggedTensor]:
     if isinstance(value, Tensor | KeyedJaggedTensor):
         yield value
     elif isinstance(value, dict):

@@ -7,8 +7,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.batch import Batch, SequenceBatch
-from features.columns import Codes
-from features.histories import Histories, ranges
+from features.histories import Histories
 from features.samples import SampleEncoder, Window, action_code
 from features.spec import BucketFeature, IdFeature, Sequence, is_item, side_name
 from features.vocabulary import OOV
@@ -22,13 +21,12 @@ class Collator:
     def __init__(self, samples: SampleEncoder) -> None:
         self.samples = samples
         self.spec = samples.encoder.spec
-        self._items = len(next(iter(samples.item_codes.values())).values) if samples.item_codes else 0
         self._items = samples.dataset.meta["counts"]["items"]
         self._local = threading.local()
         dataset = samples.dataset
         self._behaviors = dataset.behaviors()
         self._histories = {
-            s.name: Histories(self._behaviors, s.actions and tuple(action_code(dataset, a) for a in s.actions))
+            s.name: Histories(self._behaviors, tuple(action_code(dataset, a) for a in s.actions) if s.actions else None)
             for s in self.spec.sequences
         }
         lookups = self.spec.lookups()
@@ -43,7 +41,7 @@ class Collator:
             for s in self.spec.sequences
         }
         behaviour_items = [np.asarray(self._behaviors.item[span.positions]) for span in spans.values()]
-        items, index = self._distinct(np.concatenate([window.item[chosen], *behaviour_items]))
+        items, index = self._distinct(np.concatenate([window.item[chosen], *behaviour_items]), self._items)
         values: dict[str, np.ndarray] = {}
         bags: dict[str, np.ndarray] = {}
         for feature in self.spec.features:
@@ -55,14 +53,19 @@ class Collator:
                 codes, at = self.samples.user_codes[feature.name], window.user[chosen]
             else:
                 codes, at = window.codes[feature.name], chosen
-            values[feature.name] = _take(codes, at, feature.name, bags)
+            taken = codes.take(at)
+            values[feature.name] = taken.values
+            if taken.offsets is not None:
+                bags[feature.name] = np.diff(taken.offsets)
         sequences, start = {}, len(chosen)
         for sequence in self.spec.sequences:
             span = spans[sequence.name]
             stop = start + len(span.positions)
             row = np.repeat(np.arange(len(chosen)), span.lengths)
             side = self._side(sequence, span.positions, span.lengths, window.ts[chosen], values)
-            sequences[sequence.name] = SequenceBatch(*map(_tensor, (span.lengths, row, index[start:stop])), side)
+            sequences[sequence.name] = SequenceBatch(
+                _tensor(span.lengths), _tensor(row), _tensor(index[start:stop]), side
+            )
             start = stop
         if rng is not None:
             self._drop(values, rng)
@@ -118,9 +121,8 @@ class Collator:
             return np.repeat(np.cumsum(lengths), lengths) - np.arange(len(positions))
         return np.asarray(self._behaviors.side[column][positions])
 
-    def _distinct(self, values: np.ndarray, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(distinct values, index of each value among them) in O(len), by a scratch array that is never cleared."""
-        size = size or self._items
+    def _distinct(self, values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(distinct values, index of each among them) in O(len), by a scratch array of `size` that is never cleared."""
         scratch = getattr(self._local, "scratch", None)
         if scratch is None or len(scratch) < size:
             scratch = self._local.scratch = np.zeros(size, np.int64)
@@ -137,16 +139,6 @@ class Collator:
                 ids = values[name].copy()
                 ids[rng.random(len(ids)) < rate] = OOV
                 values[name] = ids
-
-
-def _take(codes: Codes, at: np.ndarray, name: str, bags: dict[str, np.ndarray]) -> np.ndarray:
-    """Codes of the entities `at`; the lengths of lists go into `bags`."""
-    if codes.offsets is None:
-        return codes.values[at]
-    start = codes.offsets[at]
-    lengths = codes.offsets[at + 1] - start
-    bags[name] = lengths
-    return codes.values[ranges(start, lengths)]
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

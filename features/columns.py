@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from data.errors import InputError
+from features.histories import ranges
 from features.spec import BucketFeature, DenseFeature, IdFeature
 from features.vocabulary import Vocabulary, raw_values
 
@@ -21,6 +22,21 @@ class Codes:
 
     values: np.ndarray
     offsets: np.ndarray | None = None
+
+    def take(self, at: np.ndarray) -> "Codes":
+        """The codes of the entities (or rows) `at`, in that order."""
+        if self.offsets is None:
+            return Codes(self.values[at])
+        start = self.offsets[at]
+        lengths = self.offsets[at + 1] - start
+        return Codes(self.values[ranges(start, lengths)], np.concatenate(([0], np.cumsum(lengths))))
+
+    @staticmethod
+    def joined(parts: "list[Codes]") -> "Codes":
+        """Parts one after another."""
+        values = np.concatenate([part.values for part in parts])
+        lengths = [np.diff(part.offsets) for part in parts if part.offsets is not None]
+        return Codes(values, np.concatenate(([0], np.cumsum(np.concatenate(lengths)))) if lengths else None)
 
 
 @dataclass(frozen=True)

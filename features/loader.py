@@ -21,6 +21,7 @@ from data.errors import InputError
 from data.source import one_line
 from features.batch import Batch
 from features.collate import Collator
+from features.columns import Codes
 from features.samples import SampleEncoder, Window
 
 WINDOW_ROWS = 1 << 19
@@ -171,24 +172,12 @@ def _row_groups(files: list[Path]) -> list[_Group]:
 
 def _joined(pieces: list[tuple[Window, np.ndarray]]) -> tuple[Window, np.ndarray]:
     """One window of the chosen rows of several."""
-    from features.columns import Codes
 
     def cut(name: str) -> np.ndarray:
         return np.concatenate([getattr(window, name)[chosen] for window, chosen in pieces])
 
     names = ("row", "label", "user", "item", "history_row", "ts", "history_end", "dense")
-    window = Window(**{name: cut(name) for name in names})
+    window = Window(**{name: cut(name) for name in names}, codes={})
     for name in pieces[0][0].codes:
-        window.codes[name] = _join_codes([(w.codes[name], chosen) for w, chosen in pieces], Codes)
+        window.codes[name] = Codes.joined([w.codes[name].take(chosen) for w, chosen in pieces])
     return window, np.arange(len(window))
-
-
-def _join_codes(pieces: list, codes_type: type) -> object:
-    from features.collate import _take
-
-    if pieces[0][0].offsets is None:
-        return codes_type(np.concatenate([codes.values[chosen] for codes, chosen in pieces]))
-    bags: list[dict[str, np.ndarray]] = [{} for _ in pieces]
-    values = [_take(codes, chosen, "x", bag) for (codes, chosen), bag in zip(pieces, bags, strict=True)]
-    lengths = np.concatenate([bag["x"] for bag in bags])
-    return codes_type(np.concatenate(values), np.concatenate(([0], np.cumsum(lengths))))

@@ -15,6 +15,8 @@ class Dice(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(width))
         self.momentum, self.eps = momentum, eps
+        self.mean: Tensor
+        self.var: Tensor
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("var", torch.ones(width))
 

@@ -46,7 +46,7 @@ class Optimizers:
         """Before the forward pass of `step` (from 0): set learning rates (fused ones are used in the backward)."""
         factor = schedule_factor(self.train.schedule, step, self.total_steps)
         for group, rate in self._groups:
-            group["lr"] = rate * factor
+            group["lr"] = rate * factor  # pyright: ignore[reportIndexIssue]
         self.all.zero_grad()
 
     def allocate(self) -> None:

@@ -23,7 +23,7 @@ from features.encoder import FeatureEncoder
 from ranker.config import Recipe, TableOptimizer
 from ranker.model import Ranker
 
-# The planner warns about its own defaults and torch about the sharded tensors inside torchrec; neither is ours to act on.
+# The planner warns about its own defaults, torch about the sharded tensors inside torchrec; neither is ours to mend.
 for noisy in ("torchrec", "torch.fx._symbolic_trace"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|torchrec|ranker\.(sharding|checkpoint)")

@@ -6,6 +6,7 @@ depends on the item alone is computed U times, not N times.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +53,15 @@ class DIN(nn.Module):
     Weight of behaviour k for target q: an MLP over [q, k, q - k, q * k] (and the side embedding s). Without softmax the
     interest is the plain weighted sum, as in the paper; with softmax weights sum to one over the history.
 
-    The first layer is linear in its input, so it is split, `(Wq + Wd) q + (Wk - Wd) k + Wp (q * k) + Ws s + b`: the first
-    term is computed per sample, the second per distinct item, the last per distinct side combination.
+    The first layer is linear in its input, so it is split, `(Wq + Wd) q + (Wk - Wd) k + Wp (q * k) + Ws s + b`: the
+    first term is computed per sample, the second per distinct item, the last per distinct side combination.
     """
 
     def __init__(self, item_dim: int, side_dim: int, config: SequenceModel) -> None:
         super().__init__()
         self.width, self.item_dim = item_dim + side_dim, item_dim
         widths = [4 * item_dim + side_dim, *config.hidden]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.activations = nn.ModuleList(activation(config.activation, w) for w in config.hidden)
         self.output = nn.Linear(widths[-1], 1)
         self.softmax = config.softmax

@@ -128,7 +128,8 @@ class TrainLog:
         left = (self.total_steps - progress.step) * global_batch / max(1.0, facts["rows_per_second"])
         self._line(
             f"epoch {progress.epoch} step {progress.step:,} of {self.total_steps:,}: loss {facts['loss']:.5f}, "
-            f"{facts['rows_per_second']:,.0f} rows/s, {facts['data_wait']:.0%} waiting for data, at most {_clock(left)} left"
+            f"{facts['rows_per_second']:,.0f} rows/s, {facts['data_wait']:.0%} waiting for data, "
+            f"at most {_clock(left)} left"
         )
 
     def _line(self, text: str, keep: bool = False) -> None:
