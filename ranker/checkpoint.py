@@ -18,6 +18,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from data.errors import InputError
+from ranker.run_folder import write_json
 from ranker.sharding import Ranks
 
 
@@ -67,7 +68,7 @@ class Checkpoints:
         if self.ranks.first:
             target = final if final.exists() else part
             facts = {"schema": self.schema, "world_size": self.ranks.world_size, "progress": vars(progress)}
-            (target / "state.json").write_text(json.dumps(facts))
+            write_json(target / "state.json", facts)
             if target is part:
                 _sync(part)
                 os.rename(part, final)
@@ -112,7 +113,7 @@ class Checkpoints:
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
             for saved in state.get("rng", {}).values():
-                torch.set_rng_state(saved)
+                _restore_rng(saved)
         return Progress(**facts["progress"])
 
     def _facts(self, folder: Path) -> dict[str, Any]:
@@ -128,8 +129,16 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _rng() -> torch.Tensor:
-    return torch.get_rng_state()
+def _rng() -> dict[str, torch.Tensor]:
+    """Random state of this rank: of the CPU, and of its GPU."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _restore_rng(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _rng_key(ranks: Ranks) -> str:

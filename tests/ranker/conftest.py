@@ -1,0 +1,48 @@
+"""A tiny recipe on the small log, and the ranks of this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ranker.sharding import Ranks, process_group
+
+TINY = {
+    "name": "tiny",
+    "seed": 0,
+    "features": {
+        "default_table": {"dim": 8},
+        "features": [
+            {"kind": "id", "name": "user", "column": "user"},
+            {"kind": "id", "name": "item", "column": "item"},
+            {"kind": "ids", "name": "genres", "column": "item.genres"},
+            {"kind": "dense", "name": "seen", "column": "item_impressions", "transform": "log1p"},
+        ],
+        "sequences": [
+            {
+                "name": "rated",
+                "length": 20,
+                "fields": ["item", "genres"],
+                "side": [{"kind": "bucket", "name": "rating", "column": "rating", "boundaries": [2, 3, 4]}],
+            }
+        ],
+    },
+    "model": {"sequences": {"rated": {"kind": "din", "hidden": [8], "softmax": True}}, "tower": [16]},
+    "train": {"batch_size": 128, "epochs": 2, "tables": {"lr": 0.1}, "log_every": 1, "threads": 1},
+}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The tiny recipe as a file."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture
+def ranks() -> Iterator[Ranks]:
+    """This process as the only rank."""
+    with process_group() as found:
+        yield found
