@@ -88,7 +88,7 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
     about, rejections = source.about, Rejections(max_rejected)
     scratch = root / "scratch"
     scratch.mkdir()
-    items = _catalogue(source)
+    items, notes = _catalogue(source), list(about.notes)
     counts = dict.fromkeys(SPLITS, 0)
     if about.split.rule == "none":
         spilled, users, split_cuts, span = None, _users(source, None), None, None
@@ -99,7 +99,9 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
         users = _users(source, spilled.users)
         given = isinstance(source, GivenHistories)
         if given:
+            listed = len(items)
             items = write_given(root / "behaviors", about, items, source)
+            notes.append(f"{len(items) - listed:,} of {len(items):,} items stand in histories only")
         files, entities, seen, span = _order(spilled, scratch, users, items, rejections)
         rejections.check()
         items = items.with_columns(pl.Series("first_seen_ts", seen).replace(NEVER, None))
@@ -135,7 +137,7 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
         "split": about.split.model_copy(update={"cuts": split_cuts}).model_dump(),
         "images": list(about.images),
         "rejected": rejections.counts,
-        "notes": list(about.notes) + list(getattr(source, "findings", [])),
+        "notes": notes + list(getattr(source, "findings", [])),
         "sample_columns": _sample_columns(root),
         "behavior_columns": {
             p.stem: str(np.load(p, mmap_mode="r").dtype) for p in sorted((root / "behaviors").glob("*.npy"))
@@ -206,7 +208,8 @@ def _order(
             .join(index["user"], left_on="user_id", right_on="_user_id", how="left")
             .join(index["item"], left_on="item_id", right_on="_item_id", how="left")
             .with_columns(pl.col("user", "item").cast(pl.Int32))
-            .sort("ts", "user", "item", maintain_order=True)
+            .sort("ts", "user", "item", "_place")
+            .drop("_place")
             .collect()
         )
         keys = [c for c in ("ts", "user", "item", "sample", "action", "request_id", "position") if c in rows.columns]

@@ -21,7 +21,7 @@ class Spilled:
     """Sorted runs on disk and what was learnt while writing them.
 
     Attributes:
-        runs: parquet files, each sorted by ts.
+        runs: parquet files, each sorted by ts; `_place` numbers the rows as the source gave them.
         edges: ascending ts that cut time into buckets of about BUCKET_ROWS rows; rows of one second stay together.
         spans: span number (ts // SPAN_SECONDS) -> rows that are samples.
         users: sorted user ids seen. items: sorted item ids seen.
@@ -41,9 +41,12 @@ def spill(source: Source, folder: Path, rejections: Rejections) -> Spilled:
     """
     runs: list[Path] = []
     spans, users, items = [], [], []
-    progress = Progress("reading")
+    progress, place = Progress("reading"), 0
     for chunk in source.chunks():
-        good = rejections.filter(chunk).with_columns(pl.col("ts").cast(pl.Int64)).sort("ts")
+        good = rejections.filter(chunk)
+        numbers = pl.int_range(place, pl.len() + place, dtype=pl.Int64).alias("_place")
+        good = good.with_columns(pl.col("ts").cast(pl.Int64), numbers).sort("ts")
+        place += len(good)
         progress.add(len(chunk.frame))
         if not len(good):
             continue
