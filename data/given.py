@@ -7,7 +7,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import polars as pl
 
-from data.source import About
+from data.errors import InputError
+from data.source import About, one_line
+
+MERGE_ROWS = 1 << 20
 
 
 @runtime_checkable
@@ -26,29 +29,78 @@ def write_given(folder: Path, about: About, items: pl.DataFrame, source: GivenHi
     """Write the CSR of ready-made histories; returns the catalogue plus the items that only histories know.
 
     The first pass learns lengths and items, the second writes: memory is one frame plus the catalogue plus eight
-    bytes a history. Times are unknown: ts is 0.
+    bytes a history. Times are unknown: ts is 0. `items` is sorted by `item_id`.
+    Raises InputError naming the history (its history_row) for lists of unlike lengths, nulls in a list, a dtype
+    that does not fit, or an action code that has no name.
     """
     folder.mkdir(parents=True)
-    lengths, unlisted = [np.zeros(1, np.int64)], items["item_id"].clear()
+    known, dtype = items["item_id"], items.schema["item_id"]
+    lengths, unlisted, rows = [np.zeros(1, np.int64)], [known.clear()], 0
     for frame in source.histories():
+        flat = _flat(frame, rows, about, dtype)
         lengths.append(frame["item_id"].list.len().to_numpy().astype(np.int64))
-        seen = frame["item_id"].explode().drop_nulls().unique().cast(items.schema["item_id"])
-        new = seen.filter(~seen.is_in(items["item_id"].implode()) & ~seen.is_in(unlisted.implode()))
-        unlisted = pl.concat([unlisted, new])
-    items = pl.concat([items, pl.DataFrame({"item_id": unlisted})], how="diagonal_relaxed").sort("item_id")
+        rows += len(frame)
+        seen = flat["item_id"].unique()
+        unlisted.append(seen.filter(~_found(known, seen)))
+        if sum(map(len, unlisted[1:])) > max(MERGE_ROWS, len(unlisted[0])):
+            unlisted = [pl.concat(unlisted).unique()]
+    added = pl.DataFrame({"item_id": pl.concat(unlisted).unique()})
+    items = pl.concat([items, added], how="diagonal_relaxed").sort("item_id")
     offsets = np.cumsum(np.concatenate(lengths))
     np.save(folder / "offsets.npy", offsets)
     maps = empty_maps(folder, int(offsets[-1]), about)
-    index, at = items.select("item_id").with_row_index("item"), 0
+    at, rows = 0, 0
     for frame in source.histories():
-        flat = frame.explode("item_id", "action", *about.side, empty_as_null=False)
-        flat = flat.cast({"item_id": items.schema["item_id"]})
-        flat = flat.join(index, on="item_id", how="left", maintain_order="left")
+        flat = _flat(frame, rows, about, dtype)
+        rows += len(frame)
+        end = at + len(flat)
+        assert rows < len(offsets) and end == offsets[rows], "histories() gave other frames the second time"
         for name, target in maps.items():
-            target[at : at + len(flat)] = 0 if name == "ts" else flat[name].to_numpy()
-        at += len(flat)
-    assert at == offsets[-1], "histories() gave other frames the second time"
+            if name == "item":
+                target[at:end] = items["item_id"].search_sorted(flat["item_id"]).to_numpy()
+            else:
+                target[at:end] = 0 if name == "ts" else flat[name].to_numpy()
+        at = end
+    assert rows == len(offsets) - 1, "histories() gave fewer frames the second time"
     return items
+
+
+def _flat(frame: pl.DataFrame, first: int, about: About, dtype: pl.DataType) -> pl.DataFrame:
+    """One row a behaviour: item_id of `dtype`, action, side columns. `first`: history_row of the frame's first row."""
+    columns = ["item_id", "action", *about.side]
+    sizes = frame.select(pl.col(columns).list.len())
+    for name in columns:
+        uneven = (sizes[name].fill_null(0) != sizes["item_id"]).fill_null(True)
+        if uneven.any():
+            row = int(uneven.arg_max() or 0)
+            raise InputError(
+                f"history {first + row}, column {name!r}: {sizes[name][row]} values for {sizes['item_id'][row]} items"
+            )
+    try:
+        flat = frame.select(pl.col(columns).explode(empty_as_null=False))
+        flat = flat.cast({"item_id": dtype, "action": pl.Int8(), **about.side})
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"histories from {first}: a column does not fit its kind: {one_line(error)}") from None
+    if not len(flat):
+        return flat
+    unnamed = ~flat["action"].is_between(0, len(about.actions) - 1)
+    for name, bad in [*((n, flat[n].is_null()) for n in columns), ("action", unnamed)]:
+        if bad.any():
+            at = int(bad.arg_max() or 0)
+            row = first + int(np.searchsorted(np.cumsum(sizes["item_id"].to_numpy()), at, side="right"))
+            raise InputError(
+                f"history {row}, column {name!r}: {flat[name][at]!r}; it must be "
+                + (f"a code from 0 to {len(about.actions) - 1}" if name == "action" else "a value")
+            )
+    return flat
+
+
+def _found(known: pl.Series, ids: pl.Series) -> pl.Series:
+    """Whether each of `ids` stands in the sorted `known`; the cost grows with `ids`, not with `known`."""
+    if not len(known):
+        return pl.Series(np.zeros(len(ids), np.bool_))
+    place = known.search_sorted(ids).clip(0, len(known) - 1)
+    return known.gather(place) == ids
 
 
 def write_none(folder: Path, about: About) -> None:

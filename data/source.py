@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -70,8 +71,8 @@ class About:
     notes: tuple[str, ...] = ()
 
 
-def read_parquet_chunks(file: Path, columns: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-    """(first row, frame) of at most CHUNK_ROWS rows each.
+def read_parquet_chunks(file: Path, columns: list[str], rows: int = CHUNK_ROWS) -> Iterator[tuple[int, pl.DataFrame]]:
+    """(first row, frame) of at most `rows` rows each; give fewer where a row holds a long list.
 
     Raises InputError naming the file if it is absent, truncated, or lacks a column.
     """
@@ -84,11 +85,11 @@ def read_parquet_chunks(file: Path, columns: list[str]) -> Iterator[tuple[int, p
         raise InputError(f"{file}: not a readable parquet file (truncated?): {one_line(error)}") from None
     require_columns(file, reader.schema_arrow.names, columns)
     row = 0
-    batches = reader.iter_batches(batch_size=CHUNK_ROWS, columns=columns)
+    batches = reader.iter_batches(batch_size=rows, columns=columns)
     while True:
         try:
             batch = next(batches, None)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{file}: damaged near row {row}: {one_line(error)}") from None
         if batch is None:
             return
@@ -103,22 +104,27 @@ def read_csv_chunks(
     columns: list[str],
     dtypes: Mapping[str, pl.DataType] | None = None,
     names: list[str] | None = None,
+    rows: int = CHUNK_ROWS,
+    separator: str = ",",
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """(first row, frame) of about CHUNK_ROWS rows each of a CSV, only `columns`; `names`: of a file without header.
+    """(first row, frame) of about `rows` rows each of a CSV, only `columns`; `names`: of a file without header.
 
     Raises InputError naming the file if it is absent, lacks a column or does not parse.
     """
     require_file(file)
     try:
-        lazy = pl.scan_csv(file, has_header=names is None, schema_overrides=dtypes, infer_schema_length=10_000)
+        scan = partial(pl.scan_csv, file, has_header=names is None, separator=separator, infer_schema_length=10_000)
+        lazy = scan(schema_overrides=dtypes if names is None else None)
         present = lazy.collect_schema().names()
         if names is not None:
             if len(present) != len(names):
                 raise InputError(f"{file}: {len(present)} columns in the first rows; there must be {len(names)}")
-            lazy, present = lazy.rename(dict(zip(present, names, strict=True))), names
+            named = dict(zip(names, present, strict=True))
+            lazy = scan(schema_overrides={named[n]: t for n, t in (dtypes or {}).items()})
+            lazy, present = lazy.rename({old: new for new, old in named.items()}), names
         require_columns(file, present, columns)
         row = 0
-        for frame in lazy.select(columns).collect_batches(chunk_size=CHUNK_ROWS, maintain_order=True):
+        for frame in lazy.select(columns).collect_batches(chunk_size=rows, maintain_order=True):
             yield row, frame
             row += len(frame)
     except pl.exceptions.PolarsError as error:
@@ -152,16 +158,24 @@ def require_columns(file: Path, present: list[str], wanted: list[str]) -> None:
             raise InputError(f"{file}: column {column!r} is missing; {hint}")
 
 
-def require_dtype(file: Path, frame: pl.DataFrame, column: str, kind: Literal["number", "whole", "id"]) -> None:
+def require_dtype(
+    file: Path, schema: Mapping[str, pl.DataType], column: str, kind: Literal["number", "whole", "wholes", "id"]
+) -> None:
     """Raise InputError if a column's dtype cannot hold what it should."""
-    dtype = frame.schema[column]
+    dtype = schema[column]
     good = {
         "number": dtype.is_numeric(),
         "whole": dtype.is_integer(),
+        "wholes": isinstance(dtype, pl.List) and dtype.inner.is_integer(),  # pyright: ignore[reportAttributeAccessIssue]
         "id": dtype.is_integer() or dtype == pl.String,
     }[kind]
     if not good:
-        wants = {"number": "a number", "whole": "whole numbers", "id": "whole numbers or text"}[kind]
+        wants = {
+            "number": "a number",
+            "whole": "whole numbers",
+            "wholes": "lists of whole numbers",
+            "id": "whole numbers or text",
+        }[kind]
         raise InputError(f"{file}: column {column!r} is {dtype}; it must be {wants}")
 
 

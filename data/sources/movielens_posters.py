@@ -49,7 +49,7 @@ class MovielensPosters:
         """All ratings."""
         file = self.root / "ratings.parquet"
         for row, frame in read_parquet_chunks(file, ["user_id", "item_id", "rating", "ts"]):
-            require_dtype(file, frame, "rating", "number")
+            require_dtype(file, frame.schema, "rating", "number")
             rating = pl.col("rating").fill_nan(None)
             liked = (rating >= LIKED_FROM).cast(pl.Int8)
             events = frame.with_columns(

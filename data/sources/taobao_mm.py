@@ -13,10 +13,12 @@ import numpy as np
 import polars as pl
 
 from data.errors import InputError
-from data.source import About, Chunk, Split, read_parquet_chunks
+from data.source import CHUNK_ROWS, About, Chunk, Split, read_parquet_chunks, require_dtype
 
 USER_ATTRIBUTES = [f"130_{i}" for i in range(1, 6)]
 HISTORY, CATEGORIES = "150_2_180", "151_2_180"
+LISTS = ("label_0", HISTORY, CATEGORIES, "205_c")
+HISTORY_ROWS = 1 << 12  # a history holds up to a thousand items
 VECTORS = "scl_embedding_int8_p90"
 VALID_SHARE = 0.1
 
@@ -63,6 +65,7 @@ class TaobaoMM:
 
     def chunks(self) -> Iterator[Chunk]:
         """Train rows, then test rows."""
+        self.findings.clear()
         items = self.items().select(pl.col("item_id").alias("205"), listed=pl.lit(True))
         before = 0
         for part, first_user in (("train", 1), ("test", 1 + len(self._users["train"]))):
@@ -90,14 +93,13 @@ class TaobaoMM:
         lists = {"item_id": pl.List(pl.Int64), "action": pl.List(pl.Int8), "category": pl.List(pl.Int64)}
         yield pl.DataFrame(empty, schema=lists)
         for part in ("train", "test"):
-            for file, row, frame in self._table(f"{part}_user_features", ["129_1", HISTORY, CATEGORIES]):
-                uneven = frame.with_row_index("row", row).filter(
-                    pl.col(HISTORY).list.len() != pl.col(CATEGORIES).list.len()
-                )
-                if len(uneven):
+            for file, row, frame in self._table(f"{part}_user_features", [HISTORY, CATEGORIES], HISTORY_ROWS):
+                sizes = frame.select(pl.all().list.len().fill_null(0))
+                uneven = sizes[HISTORY] != sizes[CATEGORIES]
+                if uneven.any():
                     raise InputError(
-                        f"{file} row {uneven['row'][0]}: columns {HISTORY!r} and {CATEGORIES!r} differ in length; "
-                        "a history needs one category an item"
+                        f"{file} row {row + int(uneven.arg_max() or 0)}: columns {HISTORY!r} and {CATEGORIES!r} "
+                        "differ in length; a history needs one category an item"
                     )
                 yield frame.select(
                     pl.col(HISTORY).fill_null([]).alias("item_id"),
@@ -136,15 +138,19 @@ class TaobaoMM:
     def _train_rows(self) -> int:
         return sum(pl.scan_parquet(f).select(pl.len()).collect().item() for f in self._files("train_samples"))
 
-    def _table(self, name: str, columns: list[str]) -> Iterator[tuple[Path, int, pl.DataFrame]]:
-        """(file, rows of the table before, frame)."""
+    def _table(self, name: str, columns: list[str], rows: int = CHUNK_ROWS) -> Iterator[tuple[Path, int, pl.DataFrame]]:
+        """(file, rows of the table before, frame of at most `rows` rows)."""
         before = 0
         for file in self._files(name):
             last = 0
-            for row, frame in read_parquet_chunks(file, columns):
+            for row, frame in read_parquet_chunks(file, columns, rows):
+                for column in columns:
+                    require_dtype(file, frame.schema, column, "wholes" if column in LISTS else "whole")
                 yield file, before + row, frame
                 last = row + len(frame)
             before += last
+        if not before:
+            raise InputError(f"{self.root}: the table {name} holds no rows")
 
     def _files(self, name: str) -> list[Path]:
         files = sorted(self.root.glob(f"{name}*.parquet")) or sorted((self.root / name).glob("*.parquet"))
