@@ -1,8 +1,9 @@
 """Behaviours that a source gives ready-made, one list a history, instead of as events in time."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -48,19 +49,19 @@ def write_given(folder: Path, about: About, items: pl.DataFrame, source: GivenHi
     items = pl.concat([items, added], how="diagonal_relaxed").sort("item_id")
     offsets = np.cumsum(np.concatenate(lengths))
     np.save(folder / "offsets.npy", offsets)
-    maps = empty_maps(folder, int(offsets[-1]), about)
     at, rows = 0, 0
-    for frame in source.histories():
-        flat = _flat(frame, rows, about, dtype)
-        rows += len(frame)
-        end = at + len(flat)
-        assert rows < len(offsets) and end == offsets[rows], "histories() gave other frames the second time"
-        for name, target in maps.items():
-            if name == "item":
-                target[at:end] = items["item_id"].search_sorted(flat["item_id"]).to_numpy()
-            else:
-                target[at:end] = 0 if name == "ts" else flat[name].to_numpy()
-        at = end
+    with ExitStack() as stack:
+        files = {
+            name: (stack.enter_context(_begin_array(folder / f"{name}.npy", dtype, int(offsets[-1]))), dtype)
+            for name, dtype in _dtypes(about).items()
+        }
+        for frame in source.histories():
+            flat = _flat(frame, rows, about, dtype)
+            rows, at = rows + len(frame), at + len(flat)
+            assert rows < len(offsets) and at == offsets[rows], "histories() gave other frames the second time"
+            flat = flat.with_columns(items["item_id"].search_sorted(flat["item_id"]).alias("item"), ts=pl.lit(0))
+            for name, (file, kind) in files.items():
+                flat[name].to_numpy().astype(kind).tofile(file)
     assert rows == len(offsets) - 1, "histories() gave fewer frames the second time"
     return items
 
@@ -112,9 +113,20 @@ def write_none(folder: Path, about: About) -> None:
 
 def empty_maps(folder: Path, size: int, about: About) -> dict[str, np.ndarray]:
     """Writable behaviour arrays of `size` elements by name, backed by FOLDER/NAME.npy."""
-    dtypes = {"item": np.dtype(np.int32), "ts": np.dtype(np.int64), "action": np.dtype(np.int8)}
-    dtypes |= {name: np.dtype(str(dtype).lower()) for name, dtype in about.side.items()}
-    return {name: _empty_map(folder / f"{name}.npy", dtype, size) for name, dtype in dtypes.items()}
+    return {name: _empty_map(folder / f"{name}.npy", dtype, size) for name, dtype in _dtypes(about).items()}
+
+
+def _dtypes(about: About) -> dict[str, np.dtype]:
+    base = {"item": np.dtype(np.int32), "ts": np.dtype(np.int64), "action": np.dtype(np.int8)}
+    return base | {name: np.dtype(str(dtype).lower()) for name, dtype in about.side.items()}
+
+
+def _begin_array(path: Path, dtype: np.dtype, size: int) -> BinaryIO:
+    """An .npy file of `size` elements, open behind its header; unlike a map, what is appended leaves memory."""
+    file = path.open("wb")
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
 
 
 def _empty_map(path: Path, dtype: np.dtype, size: int) -> np.ndarray:
