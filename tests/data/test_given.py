@@ -1,4 +1,4 @@
-"""Ready-made histories: the CSR against plain lists, bad lists named by history, memory that does not grow with the log."""
+"""Ready-made histories: the CSR against plain lists, bad lists by history, memory that does not grow with the log."""
 
 import subprocess
 import sys
