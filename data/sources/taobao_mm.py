@@ -110,16 +110,21 @@ class TaobaoMM:
     def vectors(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(item ids (n,) int64, vectors (n, dim) int8) in chunks, for a representation store.
 
-        Raises InputError for a vector of another width.
+        Raises InputError for a vector of another width or a number that is no int8.
         """
         dim = 0
         for file, row, frame in self._table(VECTORS, ["205", "205_c"]):
-            widths = frame["205_c"].list.len()
-            dim = dim or int(widths[0])
-            wrong = (widths != dim).arg_max() if (widths != dim).any() else None
-            if wrong is not None:
+            widths = frame["205_c"].list.len().fill_null(0)
+            dim = dim or int(widths.max() or 0)  # pyright: ignore[reportArgumentType]
+            if (widths != dim).any():
+                wrong = int((widths != dim).arg_max() or 0)
                 raise InputError(f"{file} row {row + wrong}, column '205_c': {widths[wrong]} numbers; it must be {dim}")
-            flat = frame["205_c"].explode().to_numpy().astype(np.int8)
+            flat = frame["205_c"].explode()
+            outside = flat.is_between(-128, 127).fill_null(False).not_()
+            if outside.any():
+                at = int(outside.arg_max() or 0)
+                raise InputError(f"{file} row {row + at // dim}, column '205_c': {flat[at]}; it must be an int8")
+            flat = flat.cast(pl.Int8).to_numpy()
             yield frame["205"].to_numpy(), flat.reshape(len(frame), dim)
 
     @cached_property
