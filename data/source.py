@@ -30,6 +30,7 @@ class Chunk:
     Columns: user_id, item_id (whole numbers or text), ts (Int64, Unix seconds), label (number; null with
     `sample` false), action (Int8 code, null: the event is no behaviour), sample (Boolean: the event is an
     impression to learn from); then the source's side and context columns. `split` (text) if the rule is `given`.
+    `_row` (number of the row in the file) if the rows are not consecutive.
     """
 
     frame: pl.DataFrame
@@ -71,8 +72,8 @@ class About:
     notes: tuple[str, ...] = ()
 
 
-def read_parquet_chunks(file: Path, columns: list[str], rows: int = CHUNK_ROWS) -> Iterator[tuple[int, pl.DataFrame]]:
-    """(first row, frame) of at most `rows` rows each; give fewer where a row holds a long list.
+def read_parquet_chunks(file: Path, columns: list[str], rows: int | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
+    """(first row, frame) of at most `rows` (None: CHUNK_ROWS) rows each; give fewer where a row holds a long list.
 
     Raises InputError naming the file if it is absent, truncated, or lacks a column.
     """
@@ -85,7 +86,7 @@ def read_parquet_chunks(file: Path, columns: list[str], rows: int = CHUNK_ROWS) 
         raise InputError(f"{file}: not a readable parquet file (truncated?): {one_line(error)}") from None
     require_columns(file, reader.schema_arrow.names, columns)
     row = 0
-    batches = reader.iter_batches(batch_size=rows, columns=columns)
+    batches = reader.iter_batches(batch_size=rows or CHUNK_ROWS, columns=columns)
     while True:
         try:
             batch = next(batches, None)
@@ -104,10 +105,12 @@ def read_csv_chunks(
     columns: list[str],
     dtypes: Mapping[str, pl.DataType] | None = None,
     names: list[str] | None = None,
-    rows: int = CHUNK_ROWS,
+    rows: int | None = None,
     separator: str = ",",
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """(first row, frame) of about `rows` rows each of a CSV, only `columns`; `names`: of a file without header.
+    """(first row, frame) of about `rows` (None: CHUNK_ROWS) rows each of a CSV, only `columns`.
+
+    `names`: of a file without header.
 
     Raises InputError naming the file if it is absent, lacks a column or does not parse.
     """
@@ -124,11 +127,23 @@ def read_csv_chunks(
             lazy, present = lazy.rename({old: new for new, old in named.items()}), names
         require_columns(file, present, columns)
         row = 0
-        for frame in lazy.select(columns).collect_batches(chunk_size=rows, maintain_order=True):
+        for frame in lazy.select(columns).collect_batches(chunk_size=rows or CHUNK_ROWS, maintain_order=True):
             yield row, frame
             row += len(frame)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{file}: not a readable CSV: {one_line(error)}") from None
+
+
+def read_schema(file: Path, separator: str | None = None) -> dict[str, pl.DataType]:
+    """Columns of a parquet file, or of a CSV with this `separator`, with the same errors as the chunked readers."""
+    require_file(file)
+    try:
+        if separator is None:
+            return dict(pl.read_parquet_schema(file))
+        return dict(pl.scan_csv(file, separator=separator, infer_schema_length=10_000).collect_schema())
+    except (pl.exceptions.PolarsError, OSError) as error:
+        kind = "parquet file (truncated?)" if separator is None else "CSV"
+        raise InputError(f"{file}: not a readable {kind}: {one_line(error)}") from None
 
 
 def read_parquet(file: Path, columns: list[str], select: list[str] | None = None) -> pl.DataFrame:

@@ -43,7 +43,8 @@ class Rejections:
         reason = pl.lit(None, pl.String)
         for text, _, bad in reversed(checks()):
             reason = pl.when(bad.fill_null(False)).then(pl.lit(text)).otherwise(reason)
-        numbered = chunk.frame.with_columns(reason.alias("_reason")).with_row_index("_row", chunk.first_row)
+        frame = chunk.frame if "_row" in chunk.frame.columns else chunk.frame.with_row_index("_row", chunk.first_row)
+        numbered = frame.with_columns(reason.alias("_reason"))
         bad_rows = numbered.filter(pl.col("_reason").is_not_null())
         if len(bad_rows):
             columns = {text: column for text, column, _ in checks()}

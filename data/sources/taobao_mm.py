@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from data.errors import InputError
-from data.source import CHUNK_ROWS, About, Chunk, Split, read_parquet_chunks, require_dtype
+from data.source import About, Chunk, Split, read_parquet_chunks, require_dtype
 
 USER_ATTRIBUTES = [f"130_{i}" for i in range(1, 6)]
 HISTORY, CATEGORIES = "150_2_180", "151_2_180"
@@ -143,8 +143,10 @@ class TaobaoMM:
     def _train_rows(self) -> int:
         return sum(pl.scan_parquet(f).select(pl.len()).collect().item() for f in self._files("train_samples"))
 
-    def _table(self, name: str, columns: list[str], rows: int = CHUNK_ROWS) -> Iterator[tuple[Path, int, pl.DataFrame]]:
-        """(file, rows of the table before, frame of at most `rows` rows)."""
+    def _table(
+        self, name: str, columns: list[str], rows: int | None = None
+    ) -> Iterator[tuple[Path, int, pl.DataFrame]]:
+        """(file, rows of the table before, frame of at most `rows` rows; None: the usual)."""
         before = 0
         for file in self._files(name):
             last = 0
