@@ -2,10 +2,10 @@
 
 import operator
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from data.config import Config
 from data.images import ImageStore
@@ -34,6 +34,13 @@ TsUnit = Literal["s", "ms", "us", "ns", "datetime"]
 Kind = Literal["whole", "number", "text"]
 
 
+RESERVED = {
+    *("ts", "user", "item", "label", "history_end", "history_row", "request_id", "position", "query", "propensity"),
+    *("item_impressions", "item_positives", "user_impressions", "user_positives"),
+    *("user_id", "item_id", "action", "sample", "split", "row"),
+}
+
+
 class EventColumns(Config):
     """Columns that every event has."""
 
@@ -56,6 +63,16 @@ class Impressions(EventColumns):
     query: str | None = Field(None, description="column of the search text")
     context: dict[str, Kind] = Field(default_factory=dict, description="further columns for the ranker")
 
+    @field_validator("context")
+    @classmethod
+    def _own_names(cls, context: dict[str, Kind]) -> dict[str, Kind]:
+        taken = sorted(RESERVED & set(context))
+        if taken:
+            raise ValueError(
+                f"{taken[0]!r} is a name that prepared samples use themselves; map it by its own field or rename it"
+            )
+        return context
+
 
 class BehaviorFiles(EventColumns):
     """Behaviours in files of their own."""
@@ -75,13 +92,13 @@ class BehaviorRule(Config):
 class Catalogue(Config):
     """The items."""
 
-    files: str | tuple[str, ...]
+    files: str | tuple[str, ...] = Field(description="parquet or CSV globs, relative to --root")
     item: str = Field("item_id", description="column of the item id")
-    title: str | None = None
-    category: str | None = None
-    brand: str | None = None
-    seller: str | None = None
-    price: str | None = None
+    title: str | None = Field(None, description="column of the title")
+    category: str | None = Field(None, description="column of the category")
+    brand: str | None = Field(None, description="column of the brand")
+    seller: str | None = Field(None, description="column of the seller")
+    price: str | None = Field(None, description="column of the price, in any one unit")
     image_key: str | None = Field(None, description="column of the image's key: file name, or value in a parquet store")
     columns: tuple[str, ...] = Field((), description="further columns to keep")
 
@@ -89,7 +106,7 @@ class Catalogue(Config):
 class Users(Config):
     """User columns."""
 
-    files: str | tuple[str, ...]
+    files: str | tuple[str, ...] = Field(description="parquet or CSV globs, relative to --root")
     user: str = Field("user_id", description="column of the user id")
     columns: tuple[str, ...] = Field(description="columns to keep")
 
@@ -97,7 +114,7 @@ class Users(Config):
 class SplitMap(Config):
     """How samples are divided: by time over all (`temporal`) or by order within each user."""
 
-    rule: Literal["temporal", "within_user"] = "temporal"
+    rule: Literal["temporal", "within_user"] = Field("temporal", description="order over all rows, or of each user")
     train: float = Field(0.8, gt=0, lt=1, description="share of train")
     valid: float = Field(0.1, gt=0, lt=1, description="share of valid; the rest is test")
     cuts: tuple[int, int] | None = Field(None, description="temporal: Unix seconds at which valid and test begin")
@@ -111,16 +128,28 @@ class SplitMap(Config):
         return self
 
 
+def _behavior_kind(value: Any) -> str:
+    """`files` or `rule`, by whether the entry names files or columns of theirs."""
+    names = {"files", *EventColumns.model_fields}
+    named = bool(names & set(value)) if isinstance(value, dict) else isinstance(value, BehaviorFiles)
+    return "files" if named else "rule"
+
+
+Behavior = Annotated[
+    Annotated[BehaviorRule, Tag("rule")] | Annotated[BehaviorFiles, Tag("files")], Discriminator(_behavior_kind)
+]
+
+
 class ColumnMap(Config):
     """A user's logs, described."""
 
     name: str = Field("tabular", description="name of the source in dataset.json")
-    impressions: Impressions
-    behaviors: tuple[BehaviorRule | BehaviorFiles, ...] = Field((), description="what histories are made of")
-    catalogue: Catalogue | None = None
-    users: Users | None = None
+    impressions: Impressions = Field(description="the rows to learn from")
+    behaviors: tuple[Behavior, ...] = Field((), description="what histories are made of")
+    catalogue: Catalogue | None = Field(None, description="the items; None: ids only, from the log")
+    users: Users | None = Field(None, description="the users; None: ids only, from the log")
     images: tuple[ImageStore, ...] = Field((), description="image stores, paths relative to --root")
-    split: SplitMap = SplitMap()  # pyright: ignore[reportCallIssue]
+    split: SplitMap = Field(default_factory=SplitMap, description="how samples are divided")  # pyright: ignore[reportArgumentType]
 
     @model_validator(mode="after")
     def _actions_once(self) -> "ColumnMap":
