@@ -103,20 +103,23 @@ class FolderImages:
             yield from (str((Path(folder) / name).relative_to(self.root)) for name in files)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._path(key).is_file()
+        path = self._path(key) if isinstance(key, str) else None
+        return path is not None and os.path.isfile(path)
 
     def read(self, key: str) -> bytes:
         """Encoded bytes; raises InputError if there is no such file inside the folder."""
+        path = self._path(key)
+        if path is None:
+            raise _absent(self.name, key)
         try:
-            return self._path(key).read_bytes()
+            return path.read_bytes()
         except OSError:
             raise _absent(self.name, key) from None
 
-    def _path(self, key: str) -> Path:
-        path = (self.root / key).resolve()
-        if not path.is_relative_to(self.root):
-            raise _absent(self.name, key)
-        return path
+    def _path(self, key: str) -> Path | None:
+        """The key's file, or None for a key that names no place inside the folder (links in it may lead out)."""
+        path = Path(os.path.normpath(self.root / key))
+        return path if path.is_relative_to(self.root) and "\0" not in key else None
 
 
 class TarImages:
