@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from data.errors import InputError
-from data.source import About, Chunk, Split, read_csv_chunks, require_columns, require_file
+from data.source import About, Chunk, Split, read_csv_chunks
 
 POLICIES = ("random", "bts")
 CAMPAIGN = "men"
@@ -74,8 +74,8 @@ class OpenBandit:
 
     def _read_items(self) -> pl.DataFrame:
         file = self.root / "item_context.csv"
-        require_file(file)
-        frame = pl.read_csv(file)
-        features = [f"item_feature_{i}" for i in range(4)]
-        require_columns(file, frame.columns, ["item_id", *features])
-        return frame.select("item_id", *features)
+        columns = ["item_id", *(f"item_feature_{i}" for i in range(4))]
+        frames = [frame for _, frame in read_csv_chunks(file, columns)]
+        if not frames:
+            raise InputError(f"{file}: no rows; there must be one row an item")
+        return pl.concat(frames)
