@@ -73,11 +73,11 @@ def prepare(source: Source, out: Path, max_rejected: float = 0.01) -> dict:
         _publish(building, out)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"no space left on the disk of {out.parent}; {out} is as it was") from error
+            raise OSError(errno.ENOSPC, "no space left on the disk", str(out)) from error
         raise
     except pl.exceptions.PolarsError as error:
         if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, f"no space left on the disk of {out.parent}; {out} is as it was") from error
+            raise OSError(errno.ENOSPC, "no space left on the disk", str(out)) from error
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -209,20 +209,12 @@ def _order(
             .join(index["item"], left_on="item_id", right_on="_item_id", how="left")
             .with_columns(pl.col("user", "item").cast(pl.Int32))
             .sort("ts", "user", "item", "_place")
-            .drop("_place")
             .collect()
         )
         keys = [c for c in ("ts", "user", "item", "sample", "action", "request_id", "position") if c in rows.columns]
         doubled = ~pl.struct(keys).is_first_distinct()
-        repeats = rows.with_row_index("_row").filter(doubled)
-        if len(repeats):
-            rejections.record(
-                repeats,
-                "duplicate of an earlier row (same user, item, ts)",
-                "ts",
-                Path("the time-ordered log"),
-            )
-            rows = rows.filter(~doubled)
+        _reject_repeats(rows.filter(doubled).drop("user", "item"), spilled, rejections)
+        rows = rows.filter(~doubled).drop("_place")
         samples += np.bincount(rows["user"].filter(rows["sample"]).to_numpy(), minlength=len(users))
         behaves += np.bincount(rows["user"].filter(rows["action"].is_not_null()).to_numpy(), minlength=len(users))
         np.minimum.at(first_seen, rows["item"].to_numpy(), rows["ts"].to_numpy())
@@ -234,6 +226,15 @@ def _order(
     first_seen[first_seen == np.iinfo(np.int64).max] = NEVER
     entities = timeline.Entities(samples, behaves, len(items), total)
     return files, entities, first_seen, {"first": int(first or 0), "last": int(last)}
+
+
+def _reject_repeats(repeats: pl.DataFrame, spilled: Spilled, rejections: Rejections) -> None:
+    chunk = spilled.chunk_of(repeats["_place"].to_numpy())
+    for number in np.unique(chunk):
+        place, file, row = spilled.chunks[number]
+        rows = repeats.filter(chunk == number).sort("_place").with_columns(_row=pl.col("_place") - place + row)
+        reason = "duplicate of an earlier row (same user, item, ts)"
+        rejections.record(rows.drop("_place"), reason, "ts", file)
 
 
 MEANINGS = {

@@ -22,16 +22,22 @@ class Spilled:
 
     Attributes:
         runs: parquet files, each sorted by ts; `_place` numbers the rows as the source gave them.
+        chunks: (first `_place`, file, first row in the file) of every chunk, ascending.
         edges: ascending ts that cut time into buckets of about BUCKET_ROWS rows; rows of one second stay together.
         spans: span number (ts // SPAN_SECONDS) -> rows that are samples.
         users: sorted user ids seen. items: sorted item ids seen.
     """
 
     runs: list[Path]
+    chunks: list[tuple[int, Path, int]]
     edges: list[int]
     spans: pl.DataFrame
     users: pl.Series
     items: pl.Series
+
+    def chunk_of(self, places: np.ndarray) -> np.ndarray:
+        """Which of `chunks` each `_place` stems from; (n,) int64."""
+        return np.searchsorted([first for first, _, _ in self.chunks], places, side="right") - 1
 
 
 def spill(source: Source, folder: Path, rejections: Rejections) -> Spilled:
@@ -40,16 +46,18 @@ def spill(source: Source, folder: Path, rejections: Rejections) -> Spilled:
     Raises InputError if too many rows are bad.
     """
     runs: list[Path] = []
+    chunks: list[tuple[int, Path, int]] = []
     spans, users, items = [], [], []
     progress, place = Progress("reading"), 0
     for chunk in source.chunks():
         good = rejections.filter(chunk)
-        numbers = pl.int_range(place, pl.len() + place, dtype=pl.Int64).alias("_place")
-        good = good.with_columns(pl.col("ts").cast(pl.Int64), numbers).sort("ts")
-        place += len(good)
         progress.add(len(chunk.frame))
         if not len(good):
             continue
+        numbers = (pl.col("_row").cast(pl.Int64) + (place - chunk.first_row)).alias("_place")
+        good = good.with_columns(pl.col("ts").cast(pl.Int64), numbers).drop("_row").sort("ts")
+        chunks.append((place, chunk.file, chunk.first_row))
+        place = int(good["_place"].max()) + 1  # pyright: ignore[reportArgumentType]
         run = folder / f"run-{len(runs):06d}.parquet"
         good.write_parquet(run, compression="lz4", row_group_size=1 << 15)
         runs.append(run)
@@ -63,7 +71,7 @@ def spill(source: Source, folder: Path, rejections: Rejections) -> Spilled:
     if not runs:
         raise InputError("the log holds no usable rows")
     counts = spans[0].sort("span")
-    return Spilled(runs, _edges(counts), counts, users[0].sort(), items[0].sort())
+    return Spilled(runs, chunks, _edges(counts), counts, users[0].sort(), items[0].sort())
 
 
 def buckets(spilled: Spilled) -> Iterator[pl.DataFrame]:

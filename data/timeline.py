@@ -1,5 +1,7 @@
 """The walk through time that turns an ordered log into samples, behaviours and point-in-time counts."""
 
+import mmap
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +84,15 @@ class BehaviorWriter:
         self.offsets = np.concatenate(([0], np.cumsum(per_user))).astype(np.int64)
         np.save(folder / "offsets.npy", self.offsets)
         self._maps = empty_maps(folder, int(self.offsets[-1]), about)
+        for name, target in self._maps.items():
+            _reserve(folder / f"{name}.npy", target)
 
     def write(self, positions: np.ndarray, rows: pl.DataFrame) -> None:
         """Put `rows` at absolute `positions`."""
         for name, target in self._maps.items():
             target[positions] = rows[name].to_numpy()
+            if isinstance(target, np.memmap):  # what is written stays in the file, but leaves our memory
+                target._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue]
 
     def close(self) -> None:
         """Flush to disk."""
@@ -94,6 +100,13 @@ class BehaviorWriter:
             if isinstance(target, np.memmap):
                 target.flush()
         self._maps.clear()
+
+
+def _reserve(file: Path, array: np.ndarray) -> None:
+    """Take the disk space of a map now: a full disk is then an OSError here, not a SIGBUS at some later write."""
+    if isinstance(array, np.memmap):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def split_rule(split: Split, cuts: tuple[int, int] | None) -> Callable[[pl.DataFrame, np.ndarray], np.ndarray]:

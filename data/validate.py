@@ -39,7 +39,7 @@ class Rejections:
     kept_rows: int = 100_000
 
     def filter(self, chunk: Chunk) -> pl.DataFrame:
-        """The good rows of a chunk; the bad ones are recorded with their reason."""
+        """The good rows of a chunk with their `_row` in the file; the bad ones are recorded with their reason."""
         reason = pl.lit(None, pl.String)
         for text, _, bad in reversed(checks()):
             reason = pl.when(bad.fill_null(False)).then(pl.lit(text)).otherwise(reason)
@@ -51,7 +51,7 @@ class Rejections:
             for text in bad_rows["_reason"].unique():
                 self.record(bad_rows.filter(pl.col("_reason") == text), text, columns[text], chunk.file)
         self.seen += len(numbered)
-        return numbered.filter(pl.col("_reason").is_null()).drop("_reason", "_row")
+        return numbered.filter(pl.col("_reason").is_null()).drop("_reason")
 
     def record(self, rows: pl.DataFrame, reason: str, column: str, file: Path) -> None:
         """Count `rows` (with a `_row` column) as rejected for `reason`; keep the first of them."""
