@@ -39,8 +39,13 @@ def audit(dataset: Dataset, seed: int = 0) -> Findings:
     splits = [s for s in SPLITS if dataset.meta["counts"][s]]
     _behaviour_order(findings, behaviors, timed, seed)
     for split in splits:
+        _values(findings, dataset, split)
+    if findings.problems:
+        return findings  # the other checks follow these pointers
+    for split in splits:
         rows = _some_rows(dataset, split, seed)
         _sample_order(findings, dataset, split)
+        _first_seen(findings, dataset, split)
         if timed:
             _history(findings, behaviors, rows, split)
         else:
@@ -49,6 +54,36 @@ def audit(dataset: Dataset, seed: int = 0) -> Findings:
         _statistics(findings, dataset, splits, seed)
         _split_order(findings, dataset, splits)
     return findings
+
+
+def _values(findings: Findings, dataset: Dataset, split: str) -> None:
+    """Labels are 0 or 1; users and items stand in their tables."""
+    check, counts = f"values in range ({split})", dataset.meta["counts"]
+    rows = dataset.samples(split).select("user", "item", "label").with_row_index("row")
+    for column, high in (("user", counts["users"] - 1), ("item", counts["items"] - 1), ("label", 1)):
+        wrong = rows.filter(~pl.col(column).is_between(0, high).fill_null(False)).select("row", column)
+        found = wrong.head(1).collect(engine="streaming")
+        if len(found):
+            row, value = found.row(0)
+            problem = f"samples/{split} row {row}, column {column!r} is {value}, outside 0..{high}"
+            return findings.note(check, "", problem)
+    return findings.note(check, f"{counts[split]:,} rows", None)
+
+
+def _first_seen(findings: Findings, dataset: Dataset, split: str) -> None:
+    """No item is shown before its first_seen_ts."""
+    seen = dataset.items().select(pl.col("first_seen_ts").cast(pl.Int64).alias("seen")).with_row_index("item")
+    rows = dataset.samples(split).select("item", "ts").with_row_index("row")
+    rows = rows.join(seen.with_columns(pl.col("item").cast(pl.Int32)), on="item", how="left")
+    early = rows.filter((pl.col("ts") < pl.col("seen")) | pl.col("seen").is_null()).select("row", "item", "ts", "seen")
+    found = early.head(1).collect(engine="streaming")
+    problem = None
+    if len(found):
+        row, item, ts, first = found.row(0)
+        problem = f"samples/{split} row {row} shows item {item} at {ts}; items.parquet says first_seen_ts = {first}"
+    findings.note(
+        f"items are first seen when shown or before ({split})", f"{dataset.meta['counts'][split]:,} rows", problem
+    )
 
 
 def _some_rows(dataset: Dataset, split: str, seed: int) -> pl.DataFrame:
@@ -102,7 +137,8 @@ def _history(findings: Findings, behaviors: Behaviors, rows: pl.DataFrame, split
     looked = f"{len(rows):,} rows"
     total = len(behaviors.ts)
     some = end > 0
-    times = np.where(some, behaviors.ts[np.clip(last, 0, max(total - 1, 0))] if total else 0, np.iinfo(np.int64).min)
+    before = np.clip(last, 0, max(total - 1, 0))
+    times = np.where(some, behaviors.ts[before] if total else 0, np.iinfo(np.int64).min)
     late = np.flatnonzero((end < 0) | (following > stop) | (some & (times >= ts)))
     problem = None
     if len(late):
@@ -111,7 +147,7 @@ def _history(findings: Findings, behaviors: Behaviors, rows: pl.DataFrame, split
             f"samples/{split} row {rows['row'][int(i)]}, column 'history_end' = {end[i]} reaches a behaviour at "
             f"{times[i]}, not before the sample's ts {ts[i]}"
         )
-        if some[i] and behaviors.item[last[i]] == rows["item"][int(i)] and times[i] == ts[i]:
+        if some[i] and behaviors.item[before[i]] == rows["item"][int(i)] and times[i] == ts[i]:
             problem += "; it is the target itself (target in its own history)"
     findings.note(f"no future behaviour in a history ({split})", looked, problem)
     missing = following < stop

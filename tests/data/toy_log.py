@@ -52,16 +52,15 @@ def random_rows(rows: int = 1500, users: int = 12, items: int = 25, seconds: int
     """Events in no order: impressions, behaviours and rows that are both; several events share a second."""
     rng = np.random.default_rng(seed)
     kind = rng.choice(3, rows, p=[0.5, 0.2, 0.3])  # impression, behaviour, both
-    label = np.where(kind == 1, None, rng.integers(0, 2, rows).astype(object))
-    action = np.where(kind == 0, None, rng.integers(0, 2, rows).astype(object))
+    label, action = rng.integers(0, 2, rows).tolist(), rng.integers(0, 2, rows).tolist()
     ts = T0 + rng.integers(0, seconds, rows)
     frame = pl.DataFrame(
         {
             "user_id": 100 + rng.integers(0, users, rows) * 7,
             "item_id": 1000 - rng.integers(0, items, rows) * 3,
             "ts": ts,
-            "label": label.tolist(),
-            "action": action.tolist(),
+            "label": [None if k == 1 else value for k, value in zip(kind, label, strict=True)],
+            "action": [None if k == 0 else value for k, value in zip(kind, action, strict=True)],
             "sample": kind != 1,
             "weight": rng.random(rows),
             "hour": (ts // 3600) % 24,
