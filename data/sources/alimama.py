@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from data.errors import InputError
@@ -23,6 +24,7 @@ NAMES = [
 ]
 CONTEXT = [*NAMES[251:259], "pid"]
 DTYPES = {name: pl.Float64() if name == "price" else pl.Int64() for name in NAMES}
+PAIR = pl.format("pair/{}/{}", "category", "brand").alias("item_id")
 FRAME_ROWS = 1 << 14  # a frame holds fifty steps a row
 
 
@@ -53,19 +55,25 @@ class AlimamaAdClick:
 
     def items(self) -> pl.DataFrame:
         """Ads, and the (category, brand) pairs of the histories."""
-        seen = pl.DataFrame()
+        ads, pairs = pl.DataFrame(), pl.DataFrame()
         for _, _, frame in self._frames():
-            ads = frame.select(
-                pl.format("ad/{}", "ad").alias("item_id"),
-                pl.col("ad_category").cast(pl.String).alias("category"),
-                pl.col("ad_brand").cast(pl.String).alias("brand"),
-                pl.col("customer").cast(pl.String).alias("seller"),
-                "campaign",
-                "price",
-            )
-            steps = _steps(frame).drop("row", "action").explode("item_id", "category", "brand", empty_as_null=False)
-            seen = pl.concat([seen, ads, steps.unique()], how="diagonal").unique("item_id", keep="first")
-        return seen
+            new = frame.select("ad", "ad_category", "ad_brand", "customer", "campaign", "price")
+            ads = pl.concat([ads, new], how="diagonal").unique("ad", keep="first", maintain_order=True)
+            pairs = pl.concat([pairs, _steps(frame).select("category", "brand")], how="diagonal").unique()
+        return pl.concat(
+            [
+                ads.select(
+                    pl.format("ad/{}", "ad").alias("item_id"),
+                    pl.col("ad_category").cast(pl.String).alias("category"),
+                    pl.col("ad_brand").cast(pl.String).alias("brand"),
+                    pl.col("customer").cast(pl.String).alias("seller"),
+                    "campaign",
+                    "price",
+                ),
+                pairs.select(PAIR, pl.col("category", "brand").cast(pl.String)),
+            ],
+            how="diagonal",
+        )
 
     def users(self) -> None:
         """User columns vary between rows of a user, so they are context of the sample."""
@@ -93,7 +101,10 @@ class AlimamaAdClick:
     def histories(self) -> Iterator[pl.DataFrame]:
         """The history of every row."""
         for _, _, frame in self._frames():
-            yield _steps(frame).select("item_id", "action")
+            rows = pl.DataFrame({"row": np.arange(len(frame))})
+            lists = _steps(frame).group_by("row", maintain_order=True).agg(PAIR, "action")
+            lists = rows.join(lists, on="row", how="left", maintain_order="left")
+            yield lists.select(pl.col("item_id", "action").fill_null([]))
 
     @cached_property
     def _rows(self) -> int:
@@ -103,26 +114,26 @@ class AlimamaAdClick:
         """(file, rows before, frame with NAMES)."""
         before = 0
         for file in self.files:
-            for _, frame in read_csv_chunks(file, NAMES, DTYPES, NAMES, FRAME_ROWS):
+            for row, frame in read_csv_chunks(file, NAMES, DTYPES, NAMES, FRAME_ROWS):
+                _require_steps(file, row, frame)
                 yield file, before, frame
                 before += len(frame)
 
 
+def _require_steps(file: Path, row: int, frame: pl.DataFrame) -> None:
+    """Raise InputError at the first empty cell among the steps."""
+    for name in NAMES[: 5 * STEPS]:
+        if frame[name].null_count():
+            at = row + int(frame[name].is_null().arg_max() or 0)
+            raise InputError(f"{file} row {at}, column {NAMES.index(name)} ({name}): empty; it must be a whole number")
+
+
 def _steps(frame: pl.DataFrame) -> pl.DataFrame:
-    """List columns item_id, category, brand, action of each row's real steps, in their order."""
-    rows = frame.with_row_index("row").select(
-        "row",
-        *(
-            pl.concat_list([f"{kind}_{step}" for step in range(STEPS)]).alias(kind)
-            for kind in ("type", "category", "brand", "mask")
-        ),
+    """The real steps of all rows, one a row in their order: row (in the frame), category, brand, action code."""
+    kind, category, brand, mask = (
+        frame.select(f"{name}_{step}" for step in range(STEPS)).to_numpy()
+        for name in ("type", "category", "brand", "mask")
     )
-    real = rows.explode("type", "category", "brand", "mask").filter((pl.col("type") > 0) & (pl.col("mask") > 0))
-    steps = real.group_by("row", maintain_order=True).agg(
-        pl.format("pair/{}/{}", "category", "brand").alias("item_id"),
-        pl.col("category").cast(pl.String),
-        pl.col("brand").cast(pl.String),
-        (pl.col("type") - 1).cast(pl.Int8).alias("action"),
-    )
-    empty = [pl.col(name).fill_null([]) for name in ("item_id", "category", "brand", "action")]
-    return rows.select("row").join(steps, on="row", how="left", maintain_order="left").with_columns(empty)
+    row, step = np.nonzero((kind > 0) & (mask > 0))
+    action = (kind[row, step] - 1).clip(-1, 127).astype(np.int8)
+    return pl.DataFrame({"row": row, "category": category[row, step], "brand": brand[row, step], "action": action})

@@ -173,7 +173,7 @@ def four_rows(table: list[list[str]]) -> None:
         (cell(11, "user", ""), f"{FILE} row 11, column 'user_id': None: user_id is null"),
         (cell(11, "user", "bob"), f"{FILE}: not a readable CSV: could not parse `bob`"),
         (cell(11, "type_0", "9"), "history 11, column 'action': 8; it must be a code from 0 to 3"),
-        (cell(11, "category_0", ""), "history 11, column 'item_id': None; it must be a value"),
+        (cell(11, "category_0", ""), f"{FILE} row 11, column 50 (category_0): empty; it must be a whole number"),
         (drop_column, f"{FILE}: 266 columns in the first rows; there must be 267"),
         (empty, f"{FILE}: not a readable CSV: empty"),
         (four_rows, "split 'valid' would be empty under rule 'given'"),
