@@ -63,6 +63,8 @@ def prepare(source: Source, out: Path, max_rejected: float = 0.01) -> dict:
     Memory is bounded by a bucket of rows plus the entities (users, items), not by the log.
     Raises InputError for bad input; OSError (with `out` untouched) if the disk is full.
     """
+    if not 0 <= max_rejected <= 1:
+        raise InputError(f"--max-rejected {max_rejected:g}: give a share from 0 to 1")
     if out.exists() and not (out / "dataset.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is no prepared dataset; give another --out")
     out.parent.mkdir(parents=True, exist_ok=True)

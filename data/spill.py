@@ -43,7 +43,7 @@ class Spilled:
 def spill(source: Source, folder: Path, rejections: Rejections) -> Spilled:
     """Stream the source's chunks through the row checks into sorted runs under `folder`.
 
-    Raises InputError if too many rows are bad.
+    Raises InputError if there are none or too many are bad.
     """
     runs: list[Path] = []
     chunks: list[tuple[int, Path, int]] = []
@@ -69,7 +69,7 @@ def spill(source: Source, folder: Path, rejections: Rejections) -> Spilled:
     progress.close()
     rejections.check()
     if not runs:
-        raise InputError("the log holds no usable rows")
+        raise InputError(f"source {source.about.name}: the log holds no rows")
     counts = spans[0].sort("span")
     return Spilled(runs, chunks, _edges(counts), counts, users[0].sort(), items[0].sort())
 

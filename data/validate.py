@@ -3,11 +3,12 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from data.errors import InputError
-from data.source import Chunk
+from data.source import Chunk, require_dtype
 
 LATEST_TS = 4_102_444_800  # 2100-01-01
 MILLISECONDS_FROM = 100_000_000_000  # as seconds this is the year 5138
@@ -39,7 +40,13 @@ class Rejections:
     kept_rows: int = 100_000
 
     def filter(self, chunk: Chunk) -> pl.DataFrame:
-        """The good rows of a chunk with their `_row` in the file; the bad ones are recorded with their reason."""
+        """The good rows of a chunk with their `_row` in the file; the bad ones are recorded with their reason.
+
+        Raises InputError where a whole column is of the wrong kind.
+        """
+        kinds: dict[str, Literal["id", "whole"]] = {"user_id": "id", "item_id": "id", "ts": "whole"}
+        for column, kind in kinds.items():
+            require_dtype(chunk.file, chunk.frame.schema, column, kind)
         reason = pl.lit(None, pl.String)
         for text, _, bad in reversed(checks()):
             reason = pl.when(bad.fill_null(False)).then(pl.lit(text)).otherwise(reason)
@@ -69,8 +76,6 @@ class Rejections:
     def check(self) -> None:
         """Raise InputError if more than the allowed share of rows was rejected."""
         total = sum(self.counts.values())
-        if not self.seen:
-            raise InputError("the log holds no rows")
         if total > self.max_share * self.seen:
             reason = max(self.counts, key=lambda r: self.counts[r])
             raise InputError(
