@@ -28,7 +28,7 @@ def load_config(path: Path | str, model: type[ConfigT], overrides: Sequence[str]
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such config file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
