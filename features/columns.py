@@ -58,7 +58,7 @@ class Buckets:
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Affine normalisation of a transformed number; null and NaN become the mean.
+    """Affine normalisation of a transformed number (if it is standardised); null and NaN become the mean.
 
     prior: train rate of a smoothed rate (unused without `per`). mean, scale: of the transformed train values.
     """
@@ -110,7 +110,7 @@ def count_values(series: pl.Series, weights: np.ndarray) -> tuple[np.ndarray, np
     if series.dtype == pl.List:
         frame = frame.explode("value", empty_as_null=False)
     counts = frame.drop_nulls("value").group_by("value").agg(pl.col("weight").sum())
-    return raw_values(counts["value"]), counts["weight"].to_numpy()
+    return raw_values(counts["value"].alias(series.name)), counts["weight"].to_numpy()
 
 
 def floats(series: pl.Series) -> np.ndarray:

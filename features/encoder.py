@@ -71,9 +71,9 @@ class FeatureEncoder:
     def dense(self, feature: DenseFeature, values: np.ndarray, per: np.ndarray | None) -> np.ndarray:
         """Normalised float32 values of a dense feature."""
         norm = self.normalisers[feature.name]
-        out = (columns.transformed(feature, values, per, norm.prior) - norm.mean) / norm.scale
-        fill = 0.0 if feature.standardise else _zero_if_nan(norm.mean)
-        return np.where(np.isfinite(out), out, fill).astype(np.float32)
+        out = columns.transformed(feature, values, per, norm.prior)
+        out = np.where(np.isfinite(out), out, norm.mean)
+        return ((out - norm.mean) / norm.scale if feature.standardise else out).astype(np.float32)
 
     def save(self, folder: Path) -> None:
         """Write encoder.json and one .npy a vocabulary (no pickle) into `folder`."""
@@ -120,10 +120,6 @@ class FeatureEncoder:
                 n: {"prior": v.prior, "mean": v.mean, "scale": v.scale} for n, v in self.normalisers.items()
             },
         }
-
-
-def _zero_if_nan(value: float) -> float:
-    return value if np.isfinite(value) else 0.0
 
 
 class _Fitting:
@@ -180,8 +176,6 @@ class _Fitting:
             if len(per) != len(values):
                 raise InputError(f"feature {feature.name!r}: column and per must live in the same table")
             prior = float(np.nansum(values) / max(float(np.nansum(per)), 1.0))
-        if not feature.standardise:
-            return Normaliser(prior)
         return Normaliser(prior, *columns.dense_mean_scale(columns.transformed(feature, values, per, prior), weights))
 
     def _count(self, column: str) -> tuple[np.ndarray, np.ndarray]:
