@@ -1,6 +1,7 @@
 """The prepared dataset: where its files lie and how they are read."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,15 @@ class Dataset:
     def sample_files(self, split: str) -> list[Path]:
         """Parquet parts of a split, in row order.
 
-        Raises InputError for an unknown or empty split.
+        Raises InputError for an unknown or empty split, or a part that is cut off.
         """
         if split not in SPLITS:
             raise InputError(f"split {split!r} is unknown; splits: {', '.join(SPLITS)}")
         files = sorted((self.root / "samples" / split).glob("part-*.parquet"))
         if not files or not self.meta["counts"][split]:
             raise InputError(f"{self.root}: split {split!r} holds no rows")
+        for file in files:
+            _require_whole(file)
         return files
 
     def samples(self, split: str) -> pl.LazyFrame:
@@ -99,3 +102,11 @@ class Dataset:
         found = self.samples("train").group_by(entity).len().collect(engine="streaming")
         counts[found[entity].to_numpy()] = found["len"].to_numpy()
         return counts
+
+
+def _require_whole(file: Path) -> None:
+    """Raise InputError unless the file ends as parquet does (its index stands at the end)."""
+    with file.open("rb") as opened:
+        opened.seek(-min(4, file.stat().st_size), os.SEEK_END)
+        if opened.read() != b"PAR1":
+            raise InputError(f"{file}: not a whole parquet file (truncated?); prepare the dataset again")

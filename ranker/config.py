@@ -87,7 +87,7 @@ class Train(Config):
 class Sharding(Config):
     """How the tables are laid out over ranks."""
 
-    kinds: tuple[Literal["table_wise", "row_wise", "column_wise", "data_parallel"], ...] | None = Field(
+    kinds: tuple[Literal["table_wise", "row_wise", "column_wise"], ...] | None = Field(
         None, description="sharding types the planner may use; None: table_wise on one rank, all on several"
     )
 

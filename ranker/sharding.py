@@ -29,7 +29,7 @@ for noisy in ("torchrec", "torch.fx._symbolic_trace"):
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|torchrec|ranker\.(sharding|checkpoint)")
 
 CHUNK_ROWS = 65_536
-KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+KINDS = ("table_wise", "row_wise", "column_wise")
 
 
 @dataclass(frozen=True)

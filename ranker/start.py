@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch.distributed as dist
+
 from data.dataset import Dataset
 from data.errors import InputError
 from ranker.config import Recipe
@@ -17,6 +19,7 @@ def start_run(run: RunFolder, recipe: Recipe, dataset: Dataset, ranks: Ranks, re
     Raises InputError if the folder is in use and `resume` is off, or if recipe or dataset differ from the run's.
     """
     exists = (run.root / "config.yaml").is_file() and (run.root / "meta.json").is_file()
+    dist.barrier()  # every rank has looked before the first one writes
     if exists and not resume:
         raise InputError(f"{run.root}: holds a run already; continue it with --resume or give another --out")
     if exists:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     recipe = load_config(args.config, Recipe, [*args.set, *seed])
     dataset = Dataset(args.data)
     if args.nproc > 1 and "RANK" not in os.environ:
-        return _spread(args.nproc, argv)
+        return _spread(args.nproc, _without_nproc(argv))
     keep_freed_memory()
     from ranker.evaluate import table
     from ranker.run_folder import write_json
@@ -50,6 +50,15 @@ def main(argv: list[str]) -> int:
         if args.json:
             write_json(args.json, found)
     return 0
+
+
+def _without_nproc(argv: list[str]) -> list[str]:
+    """The arguments for each rank: torchrun would take --nproc for its own."""
+    kept = [word for word in argv if not word.startswith("--nproc=")]
+    if "--nproc" in kept:
+        at = kept.index("--nproc")
+        del kept[at : at + 2]
+    return kept
 
 
 def _spread(processes: int, argv: list[str]) -> int:

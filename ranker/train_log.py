@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -138,14 +139,19 @@ class TrainLog:
 
 
 def row_norms(model: nn.Module) -> dict[str, float]:
-    """Root mean square row length of every embedding table, over the rows this rank holds."""
-    found: dict[str, float] = {}
-    for name, value in model.state_dict().items():
-        if ".embeddings." in name:
-            local = value.local_shards()[0].tensor if hasattr(value, "local_shards") and value.local_shards() else value
-            if isinstance(local, torch.Tensor) and local.numel() and not hasattr(local, "local_shards"):
-                found[name.split(".embeddings.")[1].split(".")[0]] = float(local.float().pow(2).sum(1).mean().sqrt())
-    return found
+    """Root mean square row length of every embedding table, over all ranks (all of them must call this)."""
+    tables = {name: value for name, value in model.state_dict().items() if ".embeddings." in name}
+    if not tables:
+        return {}
+    local = [[shard.tensor.float().pow(2).sum().item() for shard in t.local_shards()] for t in tables.values()]
+    squares = torch.tensor([sum(sums) for sums in local])
+    if dist.get_backend() == "nccl":
+        squares = squares.cuda()
+    dist.all_reduce(squares)
+    return {
+        name.split(".embeddings.")[1].split(".")[0]: (square / value.size(0)) ** 0.5
+        for (name, value), square in zip(tables.items(), squares.tolist(), strict=True)
+    }
 
 
 def _lines(run: RunFolder) -> list[str]:

@@ -1,0 +1,104 @@
+"""Peak memory of preparing and of the loader, measured in a process of its own; also a command:
+
+python -m tests.data.test_memory SHARED    MovieLens once and ten times (same users and items; new users)
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CHILD = """
+import json, resource, sys, time
+from pathlib import Path
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+what, source, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+if what == "prepare":
+    from data.prepare import prepare
+    from data.sources.movielens_posters import MovielensPosters
+    start = peak()
+    began = time.monotonic()
+    rows = prepare(MovielensPosters(source), out)["counts"]["behaviors"]
+else:
+    from data.dataset import Dataset
+    from features.encoder import FeatureEncoder
+    from features.loader import Loader
+    from features.samples import SampleEncoder
+    from features.spec import FeatureSpec
+    spec = FeatureSpec.model_validate(json.loads(sys.argv[4]))
+    start = peak()
+    dataset = Dataset(source)
+    samples = SampleEncoder(FeatureEncoder.fit(spec, dataset), dataset)
+    began = time.monotonic()
+    rows = sum(len(batch) for batch in Loader(samples, "train", 1024, shuffle=True).epoch())
+print(json.dumps({"rows": rows, "rows_per_second": rows / (time.monotonic() - began),
+                  "start_mib": start / 1024, "peak_mib": peak() / 1024}))
+"""
+
+SPEC = {
+    "features": [
+        {"kind": "id", "name": "user", "column": "user"},
+        {"kind": "id", "name": "item", "column": "item"},
+        {"kind": "ids", "name": "genres", "column": "item.genres"},
+        {"kind": "dense", "name": "seen", "column": "item_impressions", "transform": "log1p"},
+    ],
+    "sequences": [{"name": "liked", "length": 50, "actions": ["liked"], "fields": ["item", "genres"]}],
+}
+
+
+def measured(what: str, source: Path, out: Path) -> dict[str, float]:
+    """Rows, rows a second and peak resident memory (MiB) of `prepare` or of an epoch of the `loader`."""
+    settings = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    arguments = [sys.executable, "-c", CHILD, what, str(source), str(out), json.dumps(SPEC)]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, cwd=ROOT, env=os.environ | settings)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def replicate(source: Path, target: Path, times: int, *, new_users: bool) -> Path:
+    """The log `times` over, as users of their own or as the same users rating again, months after the last copy."""
+    target.mkdir(parents=True)
+    (target / "items.parquet").symlink_to((source / "items.parquet").resolve())
+    log = pl.scan_parquet(source / "ratings.parquet")
+    ids = log.select(users=pl.col("user_id").max() + 1, span=pl.col("ts").max() - pl.col("ts").min() + 1).collect()
+    shift = ids["users"][0] if new_users else 0
+    later = 0 if new_users else min(ids["span"][0], 40_000_000)
+    copies = [log.with_columns(pl.col("user_id") + k * shift, pl.col("ts") + k * later) for k in range(times)]
+    pl.concat(copies).sink_parquet(target / "ratings.parquet", row_group_size=1 << 17)
+    return target
+
+
+@pytest.mark.parametrize("what", ["prepare", "loader"])
+def test_memory_does_not_grow_with_the_log(shared, tmp_path, what):
+    """Ten times the rows of the same users and items; what may grow is a bucket, a window and the page of a map."""
+    movielens, peaks = shared / "datasets" / "movielens_posters", []
+    for times in (4, 12):
+        raw = replicate(movielens, tmp_path / f"raw-{times}", times, new_users=False)
+        found = measured("prepare", raw, tmp_path / f"out-{times}")
+        if what == "loader":
+            found = measured("loader", tmp_path / f"out-{times}", tmp_path)
+        peaks.append(found["peak_mib"])
+    assert peaks[1] < peaks[0] * 1.1 + 20, f"peak {peaks[0]:.0f} MiB, {peaks[1]:.0f} MiB with 3 times the rows"
+
+
+def main(shared: Path, scratch: Path) -> None:
+    """Print the figures for the log once, ten times (same users) and ten times (new users)."""
+    for name, times, new_users in (("x1", 1, False), ("x10, same users", 10, False), ("x10, new users", 10, True)):
+        raw = replicate(shared / "datasets" / "movielens_posters", scratch / name / "raw", times, new_users=new_users)
+        for what, source in (("prepare", raw), ("loader", scratch / name / "out")):
+            print(f"{name:<16} {what:<8} {json.dumps(measured(what, source, scratch / name / 'out'))}", flush=True)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        main(Path(sys.argv[1]), Path(folder))
