@@ -59,7 +59,7 @@ def test_the_command_prints_and_writes(small, tmp_path, capsys):
 def test_what_is_unhealthy_is_a_warning(tmp_path):
     """Labels that shift, one class only, new items, few histories, rejected rows, images that went away."""
     early = random_rows(600).with_columns(label=pl.when("sample").then(pl.lit(1.0)))
-    late = random_rows(300, seed=1).with_columns(pl.col("item_id") + 5000, pl.col("user_id") + 1, pl.col("ts") + 3600)
+    late = random_rows(300, seed=1).with_columns(pl.col("item_id") + 5000, pl.col("user_id") + 1, pl.col("ts") + 4000)
     late = late.with_columns(label=pl.when("sample").then((pl.int_range(pl.len()) % 4 == 0).cast(pl.Float64)))
     late = late.with_columns(action=pl.lit(None, pl.Int8)).filter("sample")
     bad = late.head(2).with_columns(label=pl.lit(9.0))
@@ -71,7 +71,7 @@ def test_what_is_unhealthy_is_a_warning(tmp_path):
             gone = {"kind": "dir", "path": str(tmp_path / "gone"), "role": "item"}
             return About(about.name, about.label, about.actions, about.split, about.side, about.context, (gone,))
 
-    split = Split(rule="temporal", cuts=(T0 + 4000, T0 + 5500))
+    split = Split(rule="temporal", cuts=(T0 + 4000, T0 + 6000))
     prepare(WithImages(pl.concat([early, late, bad]).sort("ts"), split), tmp_path / "out", 0.5)
     found = inspect(tmp_path / "out")
     told = "\n".join(found["warnings"])
