@@ -1,6 +1,6 @@
 """Parameters of the simulated marketplace. docs/marketplace.md states where each default comes from."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.config import Config
 
@@ -8,20 +8,25 @@ from data.config import Config
 class Market(Config):
     """One world. Two worlds with equal fields are equal to the last byte."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="seed of everything")
     days: int = Field(14, ge=3, description="days of logs")
-    first_day: int = Field(1_735_689_600, description="Unix seconds of the first midnight")
+    first_day: int = Field(1_735_689_600, ge=0, description="Unix seconds of the first midnight")
     items: int = Field(1200, ge=50, description="SKUs ever born")
     skus_per_spu: float = Field(1.6, ge=1, description="mean SKUs of a product; they differ in colour only")
-    born_later: float = Field(0.3, ge=0, lt=1, description="share of items born after the first day")
-    sellers: int = Field(120, ge=1, description="sellers; items fall on them by a Zipf law")
+    born_later: float = Field(0.3, ge=0, lt=1, description="share of products born after the first day")
+    colour_named: float = Field(0.5, ge=0, le=1, description="share of titles that name the colour")
+    sellers: int = Field(120, ge=1, description="sellers; products fall on them by a Zipf law")
     seller_tail: float = Field(1.1, gt=0, description="exponent of that law")
-    users: int = Field(2000, ge=10)
+    users: int = Field(2000, ge=10, description="users")
     activity_tail: float = Field(1.0, ge=0, description="sigma of the lognormal number of sessions of a user")
-    sessions_per_day: int = Field(2000, ge=10)
+    sessions_per_day: int = Field(2000, ge=10, description="sessions a day, one query each")
+    image_queries: float = Field(0.2, ge=0, le=1, description="share of queries that are a photo")
+    colour_queries: float = Field(0.3, ge=0, le=1, description="share of text queries that name a colour")
+    query_pull: float = Field(0.7, ge=0, le=1, description="weight of a shown or named style against the user's taste")
     candidates: int = Field(40, ge=2, description="items retrieved for a query")
+    retrieval_focus: float = Field(2.0, ge=0, description="how much retrieval prefers the style asked for, in logits")
     slots: int = Field(6, ge=1, description="ads shown for a query")
-    ctr: float = Field(0.03, gt=0, lt=0.5, description="click-through rate of the first slot for the mean item")
+    ctr: float = Field(0.02, gt=0, lt=0.5, description="click-through rate of the first slot for the mean item")
     position_decay: float = Field(0.85, gt=0, le=1, description="examination of a slot relative to the one above it")
     utility_spread: float = Field(1.5, gt=0, description="standard deviation of the click utility, in logits")
     content_share: float = Field(0.4, ge=0, le=1, description="share of that variance that only the picture explains")
@@ -33,3 +38,14 @@ class Market(Config):
     cart_rate: float = Field(0.2, ge=0, le=1, description="carts a click")
     order_rate: float = Field(0.35, ge=0, le=1, description="orders a cart")
     image_size: int = Field(96, ge=16, le=1024, description="width and height of a photo, pixels")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Market":
+        shares = self.content_share + self.category_share + self.price_share
+        if shares > 1 + 1e-9:
+            raise ValueError(
+                f"content_share + category_share + price_share = {shares:g}; at most 1 (the rest: quality)"
+            )
+        if self.candidates < self.slots:
+            raise ValueError(f"candidates = {self.candidates} cannot fill slots = {self.slots}")
+        return self

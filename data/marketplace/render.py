@@ -1,57 +1,85 @@
 """Product photos: a silhouette of the category in the item's colour, pattern, texture and clutter."""
 
 import io
+import math
 import tarfile
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from PIL import Image
 
-from data.marketplace.catalogue import CATEGORIES, PATTERNS, Items
-from data.marketplace.config import Market
+from data.marketplace.catalogue import CATEGORIES, Items
+from data.marketplace.style import PATTERNS
 
 
-def write_photos(items: Items, market: Market, path: Path) -> None:
-    """All photos as JPEG into a tar, keys as in the catalogue; the same bytes for the same world."""
-    with tarfile.open(path, "w") as tar:
-        for item, name in enumerate(items.frame()["photo"]):
-            data = io.BytesIO()
-            Image.fromarray(photo(items, item, market)).save(data, "JPEG", quality=88)
-            info = tarfile.TarInfo(name)
-            info.size = data.tell()
-            data.seek(0)
-            tar.addfile(info, data)
+class PhotoTar:
+    """An uncompressed tar that grows photo by photo; equal photos give equal bytes. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._tar = tarfile.open(path, "w")  # noqa: SIM115
+
+    def __enter__(self) -> "PhotoTar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tar.close()
+
+    def add(self, key: str, photo: np.ndarray, quality: int = 88) -> None:
+        """Append (H, W, 3) uint8 as a JPEG."""
+        data = io.BytesIO()
+        Image.fromarray(photo).save(data, "JPEG", quality=quality)
+        info = tarfile.TarInfo(key)
+        info.size = data.tell()
+        data.seek(0)
+        self._tar.addfile(info, data)
 
 
-def photo(items: Items, item: int, market: Market) -> np.ndarray:
-    """One photo, (image_size, image_size, 3) uint8."""
-    rng = np.random.default_rng([market.seed, 2, item])
-    size = market.image_size
-    axis = (np.arange(size) + 0.5) / size * 2 - 1
-    shift = rng.uniform(-0.06, 0.06, 2)
-    angle = rng.uniform(-0.12, 0.12)
-    x0, y0 = np.meshgrid(axis - shift[0], axis - shift[1])
-    x, y = x0 * np.cos(angle) - y0 * np.sin(angle), x0 * np.sin(angle) + y0 * np.cos(angle)
-    canvas = _background(x0, y0, float(items.clutter[item]), rng)
-    inside = _silhouette(CATEGORIES[items.category[item]], x, y, float(items.roundness[item]))
-    mask = np.clip(inside * size / 4, 0, 1)[:, :, None]
-    surface = _surface(items, item, x, y, rng)
-    shadow = np.clip(_silhouette(CATEGORIES[items.category[item]], x - 0.06, y - 0.08, items.roundness[item]) * 6, 0, 1)
-    canvas = canvas * (1 - 0.25 * shadow[:, :, None])
-    image = canvas * (1 - mask) + surface * mask
+def catalogue_photo(items: Items, item: int, size: int, seed: int) -> np.ndarray:
+    """The shop's photo of an item, (size, size, 3) uint8."""
+    image = _scene(items, item, size, float(items.style.clutter[item]), np.random.default_rng([seed, 2, item]))
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
+def query_photo(items: Items, item: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A user's photo of an item, (size, size, 3) uint8: another background and angle, cropped, colour-cast, noisy."""
+    image = _scene(items, item, size, rng.random(), rng)
+    keep = round(size * rng.uniform(0.7, 0.95))
+    top, left = rng.integers(0, size - keep + 1, 2)
+    cropped = (np.clip(image[top : top + keep, left : left + keep], 0, 1) * 255).astype(np.uint8)
+    view = np.asarray(Image.fromarray(cropped).resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
+    cast = (rng.uniform(0.85, 1.1, 3) * rng.uniform(0.8, 1.1)).astype(np.float32)
+    view = view * cast + 0.03 * rng.standard_normal(view.shape, np.float32)
+    return (np.clip(view, 0, 1) * 255).astype(np.uint8)
+
+
+def _scene(items: Items, item: int, size: int, clutter: float, rng: np.random.Generator) -> np.ndarray:
+    """A product before a background, (size, size, 3) around [0, 1]; position and angle vary a little."""
+    axis = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
+    right, down = rng.uniform(-0.06, 0.06, 2).tolist()
+    angle = rng.uniform(-0.12, 0.12)
+    sine, cosine = math.sin(angle), math.cos(angle)
+    x0, y0 = np.meshgrid(axis - right, axis - down)
+    x, y = x0 * cosine - y0 * sine, x0 * sine + y0 * cosine
+    canvas = _background(x0, y0, clutter, rng)
+    category, roundness = CATEGORIES[items.category[item]], float(items.style.roundness[item])
+    mask = np.clip(_silhouette(category, x, y, roundness) * size / 4, 0, 1)[:, :, None]
+    shadow = np.clip(_silhouette(category, x - 0.06, y - 0.08, roundness) * 6, 0, 1)[:, :, None]
+    return canvas * (1 - 0.25 * shadow) * (1 - mask) + _surface(items, item, x, y, rng) * mask
+
+
 def _surface(items: Items, item: int, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    light = 0.35 + 0.5 * items.light[item]
-    ground = hsv(items.hue[item], 0.75, light)
-    mark = hsv(items.hue[item] + 0.08, 0.35, min(1.0, light + 0.35) if light < 0.6 else light - 0.4)
-    pattern = _pattern(PATTERNS[items.pattern[item]], x, y)[:, :, None]
+    light = 0.35 + 0.5 * float(items.style.light[item])
+    ground = hsv(float(items.style.hue[item]), 0.75, light)
+    mark = hsv(float(items.style.hue[item]) + 0.08, 0.35, min(1.0, light + 0.35) if light < 0.6 else light - 0.4)
+    pattern = _pattern(PATTERNS[items.style.pattern[item]], x, y)[:, :, None]
     colour = ground * (1 - pattern) + mark * pattern
     shade = 1.0 - 0.25 * np.clip(x * 0.8 + y * 0.4, -1, 1)
-    noise = rng.normal(size=x.shape)
+    noise = rng.standard_normal(x.shape, np.float32)
     noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
-    return colour * (shade * (1 + 0.35 * items.grain[item] * noise))[:, :, None]
+    return colour * (shade * (1 + 0.35 * float(items.style.grain[item]) * noise))[:, :, None]
 
 
 def _pattern(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -74,10 +102,10 @@ def _soft(wave: np.ndarray) -> np.ndarray:
 
 def _background(x: np.ndarray, y: np.ndarray, clutter: float, rng: np.random.Generator) -> np.ndarray:
     """Studio white to a busy room, by clutter."""
-    canvas = np.ones((*x.shape, 3)) * (0.97 - 0.12 * clutter * (y[:, :, None] > 0.55))
+    canvas = np.ones((*x.shape, 3), np.float32) * (0.97 - 0.12 * clutter * (y[:, :, None] > 0.55).astype(np.float32))
     for _ in range(round(clutter * 9)):
-        cx, cy = rng.uniform(-1, 1, 2)
-        wide, high = rng.uniform(0.1, 0.35, 2)
+        cx, cy = rng.uniform(-1, 1, 2).tolist()
+        wide, high = rng.uniform(0.1, 0.35, 2).tolist()
         colour = hsv(rng.random(), 0.25 + 0.3 * rng.random(), 0.6 + 0.35 * rng.random())
         where = ((np.abs(x - cx) < wide) & (np.abs(y - cy) < high))[:, :, None]
         canvas = np.where(where, 0.35 * canvas + 0.65 * colour, canvas)
@@ -106,7 +134,7 @@ def _silhouette(category: str, x: np.ndarray, y: np.ndarray, roundness: float) -
         width = 0.22 + (0.12 + 0.22 * r) * np.cos(2.2 * (y - 0.2)) ** 2
         return np.minimum(width - np.abs(x), 0.75 - np.abs(y))
     if category == "watch":
-        dial = np.maximum(0.4 - np.hypot(x, y), _box(x, y, 0.38, 0.38, 0.05)) if r < 0.5 else 0.42 - np.hypot(x, y)
+        dial = _box(x, y, 0.42, 0.42, 0.06 + 0.36 * r)
         return np.maximum(dial, _box(x, y, 0.18, 0.85, 0.06))
     neck = _box(x, y + 0.6, 0.1, 0.25, 0.03)
     return np.maximum(neck, _box(x, y - 0.2, 0.3, 0.58, 0.05 + 0.25 * r))
@@ -122,4 +150,4 @@ def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float, co
 def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
     """RGB in [0, 1], (3,)."""
     k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
-    return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return (value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))).astype(np.float32)

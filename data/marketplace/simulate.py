@@ -9,22 +9,23 @@ import polars as pl
 import yaml
 
 from data.errors import InputError
-from data.marketplace.catalogue import CATEGORIES, COLOURS, Items, make_items
+from data.marketplace.catalogue import CATEGORIES, Items, make_items, sku_names
 from data.marketplace.config import Market
-from data.marketplace.exposure import retrieve, show, true_ctr
-from data.marketplace.render import write_photos
+from data.marketplace.exposure import retrieve, show
+from data.marketplace.render import PhotoTar, catalogue_photo, query_photo
+from data.marketplace.sessions import DAY, Sessions, draw_sessions
 from data.marketplace.users import Users, make_users
+from data.marketplace.utility import true_ctr
 from data.progress import Progress
 
-DAY = 86_400
 PRIOR_IMPRESSIONS = 50.0
 
 
 def simulate(market: Market, out: Path) -> Path:
-    """Write impressions/, actions/, items.parquet, users.parquet, photos.tar and columns.yaml under `out`.
+    """Write impressions/, actions/, items.parquet, users.parquet, photos.tar, queries.tar and columns.yaml under `out`.
 
     The folder appears when it is complete. Memory is bounded by a day.
-    Raises InputError if `out` exists.
+    Raises InputError if `out` exists, or if a category has too few items on the first day.
     """
     if out.exists():
         raise InputError(f"{out}: exists already; give a folder that does not")
@@ -41,16 +42,19 @@ def simulate(market: Market, out: Path) -> Path:
             (building / folder).mkdir(parents=True)
         items.frame().write_parquet(building / "items.parquet")
         users.frame().write_parquet(building / "users.parquet")
-        write_photos(items, market, building / "photos.tar")
         (building / "columns.yaml").write_text(yaml.safe_dump(column_map(), sort_keys=False))
+        with PhotoTar(building / "photos.tar") as photos:
+            for item, key in enumerate(items.frame()["photo"]):
+                photos.add(key, catalogue_photo(items, item, market.image_size, market.seed))
         seen = np.zeros((2, len(items)))
         progress = Progress("simulating", market.days * market.sessions_per_day * market.slots)
-        for day in range(market.days):
-            impressions, actions = _day(items, users, market, day, seen)
-            impressions.write_parquet(building / "impressions" / f"day-{day:03d}.parquet")
-            actions.write_parquet(building / "actions" / f"day-{day:03d}.parquet")
-            users = users.next_day(market, day)
-            progress.add(len(impressions))
+        with PhotoTar(building / "queries.tar") as queries:
+            for day in range(market.days):
+                impressions, actions = _day(items, users, market, day, seen, queries)
+                impressions.write_parquet(building / "impressions" / f"day-{day:03d}.parquet")
+                actions.write_parquet(building / "actions" / f"day-{day:03d}.parquet")
+                users = users.next_day(market, day)
+                progress.add(len(impressions))
         progress.close()
         building.rename(out)
     finally:
@@ -58,76 +62,75 @@ def simulate(market: Market, out: Path) -> Path:
     return out
 
 
-def _day(items: Items, users: Users, market: Market, day: int, seen: np.ndarray) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _day(
+    items: Items, users: Users, market: Market, day: int, seen: np.ndarray, queries: PhotoTar
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One day's impressions and actions; `seen` (impressions, clicks by item) is what the logging policy knows."""
     rng = np.random.default_rng([market.seed, 5, day])
-    count = market.sessions_per_day
-    user = rng.choice(market.users, count, p=users.activity)
-    at = market.first_day + day * DAY + np.sort(rng.integers(0, DAY, count))
-    wish = np.exp(users.category[user])
-    category = (np.cumsum(wish, 1) > rng.random((count, 1)) * wish.sum(1, keepdims=True)).argmax(1)
-    candidates = retrieve(items, day, category, market.candidates, rng)
+    sessions = draw_sessions(items, users, market, day, rng)
+    candidates = retrieve(items, market, day, sessions.query, rng)
     prior = PRIOR_IMPRESSIONS * market.ctr
     rate = (seen[1] + prior) / (seen[0] + PRIOR_IMPRESSIONS)
-    score = np.log(rate / (1 - rate))[candidates]
-    shown = show(candidates, score, market, rng)
-    slot = np.broadcast_to(np.arange(shown.item.shape[1]), shown.item.shape)
-    who = np.broadcast_to(user[:, None], shown.item.shape)
-    clicked = rng.random(shown.item.shape) < true_ctr(items, users, market, who, shown.item, slot)
+    shown = show(candidates, np.log(rate / (1 - rate))[candidates], market, rng)
+    slot = np.arange(market.slots)
+    clicked = rng.random(shown.item.shape) < true_ctr(
+        items, users, market, sessions.user, sessions.query, shown.item, slot
+    )
     np.add.at(seen[0], shown.item, 1)
     np.add.at(seen[1], shown.item[clicked], 1)
-    flat = {name: np.ravel(values) for name, values in (("item", shown.item), ("user", who), ("slot", slot))}
-    ts = np.repeat(at, shown.item.shape[1])
-    text = _queries(category, rng)
-    impressions = pl.DataFrame(
+    request = day * len(sessions.at) + np.arange(len(sessions.at))
+    ts, uid = np.repeat(sessions.at, market.slots), np.repeat(sessions.user, market.slots)
+    log = pl.DataFrame(
         {
             "time": ts,
-            "uid": flat["user"],
-            "sku": _skus(flat["item"]),
-            "request": np.repeat(day * count + np.arange(count), shown.item.shape[1]),
-            "slot": flat["slot"] + 1,
-            "p_shown": np.ravel(shown.propensity),
-            "query": np.repeat(text, shown.item.shape[1]),
+            "uid": uid,
+            "sku": sku_names(shown.item.ravel()),
+            "request": np.repeat(request, market.slots),
+            "slot": np.tile(slot + 1, len(request)),
+            "p_shown": shown.propensity.ravel(),
             "hour": (ts % DAY) // 3600,
-            "clicked": np.ravel(clicked).astype(np.int8),
+            "clicked": clicked.ravel().astype(np.int8),
         }
     )
-    return impressions, _actions(ts, flat, np.ravel(clicked), market, rng)
+    asked = pl.DataFrame(
+        {
+            "request": request,
+            "query": pl.Series(sessions.query.texts(), dtype=pl.String),
+            "query_photo": pl.Series(_query_photos(items, market, sessions, request, queries), dtype=pl.String),
+        }
+    )
+    log = log.join(asked, on="request", how="left", maintain_order="left")
+    return log, _actions(log.filter(pl.col("clicked") == 1), market, rng)
 
 
-def _actions(
-    ts: np.ndarray, flat: dict[str, np.ndarray], clicked: np.ndarray, market: Market, rng: np.random.Generator
-) -> pl.DataFrame:
+def _query_photos(
+    items: Items, market: Market, sessions: Sessions, request: np.ndarray, tar: PhotoTar
+) -> list[str | None]:
+    """Keys of the sessions' query photos, which go into `tar`; None for a text query."""
+    keys: list[str | None] = [None] * len(request)
+    for row in np.flatnonzero(sessions.query.photographed >= 0).tolist():
+        keys[row] = f"query-{request[row]:08d}.jpg"
+        rng = np.random.default_rng([market.seed, 6, int(request[row])])
+        photo = query_photo(items, int(sessions.query.photographed[row]), market.image_size, rng)
+        tar.add(f"query-{request[row]:08d}.jpg", photo, quality=75)
+    return keys
+
+
+def _actions(clicks: pl.DataFrame, market: Market, rng: np.random.Generator) -> pl.DataFrame:
     """Clicks a few seconds after the impression, then carts and orders minutes later."""
-    at = np.flatnonzero(clicked)
-    cart = at[rng.random(len(at)) < market.cart_rate]
-    order = cart[rng.random(len(cart)) < market.order_rate]
-    frames = []
-    for name, rows, low, high in (("click", at, 2, 60), ("cart", cart, 60, 600), ("order", order, 600, 3600)):
-        delay = rng.integers(low, high, len(rows))
-        frames.append(
-            pl.DataFrame(
-                {
-                    "time": ts[rows] + delay,
-                    "uid": flat["user"][rows],
-                    "sku": _skus(flat["item"][rows]),
-                    "action": [name] * len(rows),
-                },
-                schema={"time": pl.Int64, "uid": pl.Int64, "sku": pl.String, "action": pl.String},
-            )
+    carts = clicks.filter(pl.Series(rng.random(len(clicks)) < market.cart_rate))
+    orders = carts.filter(pl.Series(rng.random(len(carts)) < market.order_rate))
+    frames = [
+        rows.select(
+            pl.col("time") + pl.Series(rng.integers(low, high, len(rows))),
+            "uid",
+            "sku",
+            "request",
+            pl.lit(name).alias("action"),
         )
-    return pl.concat(frames).sort("time", "uid", "sku")
-
-
-def _queries(category: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Search texts: the category, now and then with a colour."""
-    colour = rng.integers(0, 3 * len(COLOURS), len(category))
-    words = np.array([f"{COLOURS[c]} " if c < len(COLOURS) else "" for c in range(3 * len(COLOURS))])[colour]
-    return np.char.add(words, np.array(CATEGORIES)[category])
-
-
-def _skus(item: np.ndarray) -> list[str]:
-    return [f"sku-{i:06d}" for i in item.tolist()]
+        for name, rows, low, high in (("click", clicks, 2, 60), ("cart", carts, 60, 600), ("order", orders, 600, 3600))
+    ]
+    return pl.concat(frames).sort("time", "uid", "sku", "action")
 
 
 def column_map() -> dict:
@@ -145,7 +148,7 @@ def column_map() -> dict:
             "position": "slot",
             "propensity": "p_shown",
             "query": "query",
-            "context": {"hour": "whole"},
+            "context": {"hour": "whole", "query_photo": "text"},
         },
         "behaviors": [{"action": a, **actions, "when": f"action == {a}"} for a in ("click", "cart", "order")],
         "catalogue": {
@@ -159,6 +162,9 @@ def column_map() -> dict:
             "columns": ["spu"],
         },
         "users": {"files": "users.parquet", "user": "uid", "columns": ["region"]},
-        "images": [{"kind": "tar", "path": "photos.tar"}],
+        "images": [
+            {"kind": "tar", "path": "photos.tar", "role": "item"},
+            {"kind": "tar", "path": "queries.tar", "role": "query"},
+        ],
         "split": {"rule": "temporal", "train": 0.7, "valid": 0.15},
     }

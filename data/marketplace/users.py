@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from data.marketplace.catalogue import BASE_PRICE, CATEGORIES, STYLE_DIM, Items
+from data.marketplace.catalogue import CATEGORIES
 from data.marketplace.config import Market
+from data.marketplace.style import STYLE_DIM
+
+REGIONS = 6
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,5 @@ def make_users(market: Market) -> Users:
         rng.normal(size=(n, len(CATEGORIES))),
         rng.normal(0, 0.4, n),
         activity / activity.sum(),
-        rng.integers(0, 6, n),
+        rng.integers(0, REGIONS, n),
     )
-
-
-def utility(items: Items, users: Users, market: Market, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Click utility in logits of users (any shape) for items (same shape), standard deviation `utility_spread`.
-
-    A weighted sum of four terms of variance one: content (taste . style, which only pixels show), category
-    preference, nearness of the price, and quality; the weights are the square roots of the shares.
-    """
-    content = np.einsum("...d,...d->...", users.taste[user], items.style[item]) / np.sqrt(STYLE_DIM)
-    category = users.category[user, items.category[item]]
-    level = np.log(items.price[item] / BASE_PRICE[items.category[item]])
-    price = (0.5 - np.abs(level - users.price_level[user])) / 0.35
-    rest = 1 - market.content_share - market.category_share - market.price_share
-    shares = np.sqrt([market.content_share, market.category_share, market.price_share, max(rest, 0.0)])
-    terms = np.stack([content, category, price, items.quality[item]], -1)
-    return market.utility_spread * (terms @ shares)

@@ -12,11 +12,15 @@ import yaml
 from data.dataset import Dataset
 from data.errors import InputError
 from data.images import load_image, open_images
-from data.marketplace.catalogue import CATEGORIES, STYLE_DIM, make_items
+from data.marketplace.__main__ import main
+from data.marketplace.catalogue import CATEGORIES, make_items
 from data.marketplace.config import Market
-from data.marketplace.exposure import retrieve, show, true_ctr
+from data.marketplace.exposure import retrieve, show
+from data.marketplace.sessions import draw_sessions
 from data.marketplace.simulate import simulate
-from data.marketplace.users import make_users, utility
+from data.marketplace.style import COLOURS, STYLE_DIM, colour_vector, draw_styles
+from data.marketplace.users import make_users
+from data.marketplace.utility import content_term, true_ctr, utility
 from data.prepare import prepare
 from data.sources.tabular import Tabular
 
@@ -28,9 +32,21 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulate(SMALL, tmp_path_factory.mktemp("market") / "raw")
 
 
+@pytest.fixture(scope="module")
+def log(raw: Path) -> pl.DataFrame:
+    return pl.read_parquet(raw / "impressions" / "*.parquet")
+
+
 def digests(root: Path) -> dict[str, str]:
     files = sorted(p for p in root.rglob("*") if p.is_file())
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def day_of(market: Market, sessions: int = 4000):
+    """A world's first day: items, users, sessions, and random items for them (sessions, 5)."""
+    market = market.model_copy(update={"sessions_per_day": sessions})
+    items, users, rng = make_items(market), make_users(market), np.random.default_rng(0)
+    return items, users, draw_sessions(items, users, market, 0, rng), rng.integers(0, len(items), (sessions, 5))
 
 
 def test_the_same_world_is_the_same_to_the_last_byte(raw, tmp_path):
@@ -40,22 +56,49 @@ def test_the_same_world_is_the_same_to_the_last_byte(raw, tmp_path):
     assert same == ["columns.yaml"]
 
 
-def test_prepare_reads_it_like_any_log(raw, tmp_path):
+def test_prepare_reads_it_like_any_log(raw, log, tmp_path):
     meta = prepare(Tabular(raw, raw / "columns.yaml"), tmp_path / "dataset")
     assert meta["counts"]["rejected"] == 0 and meta["actions"] == ["click", "cart", "order"]
-    assert sum(meta["counts"][s] for s in ("train", "valid", "test")) == 5 * 400 * 6
+    assert sum(meta["counts"][s] for s in ("train", "valid", "test")) == len(log) == 5 * 400 * 6
     items = Dataset(tmp_path / "dataset").items().collect()
-    images = open_images(meta["images"][0])
-    assert load_image(images, items["image_key"][7]).size == (32, 32)
-    assert len(set(images.keys())) == 300
+    stores = {store["role"]: open_images(store) for store in meta["images"]}
+    assert load_image(stores["item"], items["image_key"][7]).size == (32, 32)
+    assert set(stores["item"].keys()) == set(items["image_key"])
+    assert set(stores["query"].keys()) == set(log["query_photo"].drop_nulls())
+    assert all(load_image(stores["query"], key).size == (32, 32) for key in log["query_photo"].drop_nulls()[:60])
 
 
-def test_new_items_are_shown_only_after_they_are_born(raw):
-    log = pl.read_parquet(raw / "impressions" / "*.parquet")
+def test_a_query_is_a_text_or_a_photo(log):
+    one = log.unique("request")
+    assert (one["query"].is_null() != one["query_photo"].is_null()).all()
+    assert one["query_photo"].is_not_null().mean() == pytest.approx(SMALL.image_queries, abs=0.04)
+    texts = one["query"].drop_nulls()
+    assert texts.str.contains("|".join(COLOURS)).mean() == pytest.approx(SMALL.colour_queries, abs=0.05)
+    assert set(texts.str.split(" ").list.last()) == set(CATEGORIES)
+
+
+def test_actions_follow_the_clicks_they_belong_to(raw, log):
+    actions = pl.read_parquet(raw / "actions" / "*.parquet")
+    joined = actions.join(log, on=["request", "sku", "uid"], how="left", suffix="_shown")
+    assert (joined["clicked"] == 1).all() and (joined["time"] > joined["time_shown"]).all()
+    counts = dict(actions["action"].value_counts().iter_rows())
+    assert counts["click"] == log["clicked"].sum() > counts["cart"] > counts["order"] > 0
+    assert counts["cart"] / counts["click"] == pytest.approx(SMALL.cart_rate, abs=0.06)
+
+
+def test_new_items_are_shown_only_after_they_are_born(log):
     born = make_items(SMALL).born
     day = (log["time"].to_numpy() - SMALL.first_day) // 86_400
     item = log["sku"].str.slice(4).cast(pl.Int64).to_numpy()
     assert (born[item] <= day).all() and len(np.unique(born)) == SMALL.days
+    assert len(set(item[day > 0]) & set(np.flatnonzero(born > 0))) > 30
+
+
+def test_click_rates_are_in_the_documented_ranges(log):
+    rate = log.group_by("slot").agg(pl.col("clicked").mean()).sort("slot")["clicked"].to_numpy()
+    assert 0.03 < log["clicked"].mean() < 0.12
+    decay = (rate[3:].sum() / rate[:3].sum()) ** (1 / 3)
+    assert decay == pytest.approx(SMALL.position_decay, abs=0.06)
 
 
 def test_each_slot_s_propensities_sum_to_one_and_are_the_frequencies():
@@ -80,32 +123,68 @@ def test_each_slot_s_propensities_sum_to_one_and_are_the_frequencies():
 
 
 def test_examination_falls_by_the_stated_share_a_slot():
-    items, users = make_items(SMALL), make_users(SMALL)
-    user, item = np.arange(50), np.arange(50)
-    first = true_ctr(items, users, SMALL, user, item, np.zeros(50))
-    assert true_ctr(items, users, SMALL, user, item, np.full(50, 3)) == pytest.approx(first * 0.85**3)
+    items, users, sessions, item = day_of(SMALL, 50)
+    at = [true_ctr(items, users, SMALL, sessions.user, sessions.query, item, position) for position in (0, 3)]
+    assert at[1] == pytest.approx(at[0] * 0.85**3)
 
 
 def test_utility_has_the_stated_variance_and_shares():
     market = Market(items=4000, users=4000)
-    items, users = make_items(market), make_users(market)
-    rng = np.random.default_rng(0)
-    user, item = rng.integers(0, 4000, (2, 200_000))
-    whole = utility(items, users, market, user, item)
+    items, users, sessions, item = day_of(market, 20_000)
+    world = (sessions.user, sessions.query, item)
+    whole = utility(items, users, market, *world)
     assert whole.std() == pytest.approx(market.utility_spread, rel=0.1)
-    content = np.einsum("nd,nd->n", users.taste[user], items.style[item]) / np.sqrt(STYLE_DIM)
-    assert np.corrcoef(content, whole)[0, 1] ** 2 == pytest.approx(market.content_share, abs=0.06)
-    none = utility(items, users, market.model_copy(update={"content_share": 0.0}), user, item)
-    assert abs(np.corrcoef(content, none)[0, 1]) < 0.02
+    content = content_term(items, users, *world)
+    assert content.mean() == pytest.approx(0, abs=0.05) and content.std() == pytest.approx(1, abs=0.08)
+    assert np.corrcoef(content.ravel(), whole.ravel())[0, 1] ** 2 == pytest.approx(market.content_share, abs=0.06)
 
 
-def test_retrieval_gives_born_items_of_the_category_without_repeats():
-    items = make_items(SMALL)
-    found = retrieve(items, 1, np.array([0, 3, 3]), 40, np.random.default_rng(0))
-    for category, row in zip((0, 3, 3), found, strict=True):
-        real = row[row >= 0]
-        assert len(set(real.tolist())) == len(real) == min(40, ((items.category == category) & (items.born <= 1)).sum())
-        assert (items.category[real] == category).all() and (items.born[real] <= 1).all()
+def test_at_share_zero_pictures_carry_nothing():
+    market = SMALL.model_copy(update={"content_share": 0.0})
+    items, users, sessions, item = day_of(market)
+    world = (sessions.user, sessions.query, item)
+    truth = true_ctr(items, users, market, *world, 0)
+    permuted = np.random.default_rng(1).permutation(items.vector)
+    others = type(items)(**{**vars(items), "vector": permuted})
+    assert (true_ctr(others, users, market, *world, 0) == truth).all()
+    assert abs(np.corrcoef(content_term(items, users, *world).ravel(), truth.ravel())[0, 1]) < 0.05
+    assert (true_ctr(others, users, SMALL, *world, 0) != true_ctr(items, users, SMALL, *world, 0)).any()
+
+
+def test_tastes_drift_and_keep_their_variance():
+    users = make_users(Market(users=4000))
+    later = users
+    for day in range(5):
+        later = later.next_day(Market(users=4000), day)
+    assert np.corrcoef(users.taste.ravel(), later.taste.ravel())[0, 1] == pytest.approx(0.95**5, abs=0.02)
+    assert later.taste.std() == pytest.approx(1, abs=0.02)
+
+
+def test_style_vectors_are_standardised_and_colour_words_lie_on_them():
+    rng = np.random.default_rng(0)
+    style = draw_styles(np.arange(40_000) // 2, rng)
+    vector = style.vector()
+    assert vector.shape == (40_000, STYLE_DIM)
+    assert vector.mean(0) == pytest.approx(np.zeros(STYLE_DIM), abs=0.03)
+    assert vector.std(0) == pytest.approx(np.ones(STYLE_DIM), abs=0.03)
+    assert (vector[::2, 3:] == vector[1::2, 3:]).all() and (style.hue[::2] != style.hue[1::2]).all()
+    likeness = (vector[:, :2] * colour_vector(style.colour())).sum(1)
+    assert likeness.min() > 2 * np.cos(2 * np.pi * 0.11)
+
+
+def test_retrieval_gives_born_items_of_the_category_and_prefers_what_is_asked_for():
+    items, _, sessions, _ = day_of(SMALL, 400)
+    query = sessions.query
+    market = SMALL.model_copy(update={"candidates": 10})
+    found = retrieve(items, market, 1, query, np.random.default_rng(0))
+    assert (items.category[found] == query.category[:, None]).all() and (items.born[found] <= 1).all()
+    assert all(len(set(row)) == 10 for row in found.tolist())
+    photo = query.photographed >= 0
+    hit = (found[photo] == query.photographed[photo, None]).any(1)
+    assert hit.mean() > 0.9
+    everything = retrieve(items, SMALL, 1, query, np.random.default_rng(0))
+    alive = np.array([((items.category == c) & (items.born <= 1)).sum() for c in query.category])
+    assert ((everything >= 0).sum(1) == np.minimum(40, alive)).all()
 
 
 def test_photos_show_what_titles_do_not(raw):
@@ -115,11 +194,12 @@ def test_photos_show_what_titles_do_not(raw):
         np.asarray(load_image(photos, f"sku-{i:06d}.jpg"), float)[18:22, 14:18].mean((0, 1)) / 255 for i in range(300)
     ]
     seen = np.array([colorsys.rgb_to_hsv(*rgb)[0] for rgb in centre])
-    plain = (items.pattern == 0) & (items.category != CATEGORIES.index("lamp"))
-    off = np.abs((seen - items.hue + 0.5) % 1 - 0.5)[plain]
+    plain = (items.style.pattern == 0) & (items.category != CATEGORIES.index("lamp"))
+    off = np.abs((seen - items.style.hue + 0.5) % 1 - 0.5)[plain]
     assert np.median(off) < 0.03
     titles = pl.read_parquet(raw / "items.parquet")["name"]
     assert not titles.str.contains("stripes|dots|checks|waves").any()
+    assert titles.str.contains("|".join(COLOURS)).mean() == pytest.approx(SMALL.colour_named, abs=0.1)
 
 
 def test_mistakes_are_named(raw, tmp_path):
@@ -127,5 +207,21 @@ def test_mistakes_are_named(raw, tmp_path):
         simulate(SMALL, raw)
     with pytest.raises(InputError, match="6 slots need more"):
         simulate(Market(items=50), tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-    assert yaml.safe_load((raw / "columns.yaml").read_text())["name"] == "marketplace"
+    for wrong, message in (
+        ("content_share=0.9", r"content_share \+ category_share \+ price_share = 1.2; at most 1"),
+        ("candidates=4", "candidates = 4 cannot fill slots = 6"),
+        ("ctrr=0.1", "unknown field 'ctrr'; did you mean 'ctr'"),
+        ("ctr", "expected FIELD=VALUE"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main(["--out", str(tmp_path / "none"), "--set", wrong])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_the_world_of_its_fields(tmp_path, capsys):
+    fields = ("days=3", "items=200", "users=50", "sessions_per_day=20", "image_size=16", "first_day=0")
+    words = [word for field in fields for word in ("--set", field)]
+    assert main(["--out", str(tmp_path / "raw"), "--seed", "3", *words]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "raw")
+    assert pl.read_parquet(tmp_path / "raw" / "impressions" / "*.parquet")["time"].max() < 3 * 86_400
+    assert yaml.safe_load((tmp_path / "raw" / "columns.yaml").read_text())["name"] == "marketplace"
