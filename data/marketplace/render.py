@@ -67,7 +67,10 @@ def _scene(items: Items, item: int, size: int, clutter: float, rng: np.random.Ge
     category, roundness = CATEGORIES[items.category[item]], float(items.style.roundness[item])
     mask = np.clip(_silhouette(category, x, y, roundness) * size / 4, 0, 1)[:, :, None]
     shadow = np.clip(_silhouette(category, x - 0.06, y - 0.08, roundness) * 6, 0, 1)[:, :, None]
-    return canvas * (1 - 0.25 * shadow) * (1 - mask) + _surface(items, item, x, y, rng) * mask
+    surface = _surface(items, item, x, y, rng)
+    if category == "watch":
+        surface = _watch_face(surface, x, y)
+    return canvas * (1 - 0.25 * shadow) * (1 - mask) + surface * mask
 
 
 def _surface(items: Items, item: int, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -80,6 +83,14 @@ def _surface(items: Items, item: int, x: np.ndarray, y: np.ndarray, rng: np.rand
     noise = rng.standard_normal(x.shape, np.float32)
     noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
     return colour * (shade * (1 + 0.35 * float(items.style.grain[item]) * noise))[:, :, None]
+
+
+def _watch_face(surface: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A pale dial with two hands on top of the surface."""
+    dial = np.clip((0.26 - np.hypot(x, y)) * 40, 0, 1)[:, :, None]
+    hands = np.maximum(_box(x - 0.08, y, 0.09, 0.02, 0.02), _box(x + 0.07, y + 0.07, 0.02, 0.1, 0.02))
+    ink = np.clip(hands * 60, 0, 1)[:, :, None]
+    return surface * (1 - dial) + dial * (0.95 - 0.8 * ink)
 
 
 def _pattern(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
