@@ -89,9 +89,15 @@ class Dataset:
         return pl.scan_parquet(self.sample_files(split))
 
     def behaviors(self) -> Behaviors:
-        """The behaviour memory maps (nothing is read yet)."""
+        """The behaviour memory maps (nothing is read yet).
+
+        Raises InputError for a file that is absent or cut off.
+        """
         root = self.root / "behaviors"
-        arrays = {p.stem: np.load(p, mmap_mode="r") for p in root.glob("*.npy") if "select-" not in p.name}
+        arrays = {p.stem: _mapped(p) for p in root.glob("*.npy") if "select-" not in p.name}
+        for name in ("offsets", "item", "ts", "action"):
+            if name not in arrays:
+                raise InputError(f"{root / name}.npy: no such file; prepare the dataset again")
         base = {name: arrays.pop(name) for name in ("offsets", "item", "ts", "action")}
         return Behaviors(root, side=arrays, **base)
 
@@ -102,6 +108,14 @@ class Dataset:
         found = self.samples("train").group_by(entity).len().collect(engine="streaming")
         counts[found[entity].to_numpy()] = found["len"].to_numpy()
         return counts
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """A read-only memory map; InputError if the file is shorter than its header says."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except (ValueError, EOFError):
+        raise InputError(f"{file}: not a whole .npy file (truncated?); prepare the dataset again") from None
 
 
 def _require_whole(file: Path) -> None:

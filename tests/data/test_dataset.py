@@ -62,3 +62,18 @@ def test_no_dataset_and_another_version(small, tmp_path):
     (root / "dataset.json").write_text(json.dumps(meta | {"schema_version": 2}))
     with pytest.raises(InputError, match="schema version 2, this program reads 1; prepare the dataset again"):
         Dataset(root)
+
+
+def test_a_cut_off_or_absent_file(small, tmp_path):
+    root = broken(small, tmp_path)
+    for file in ("behaviors/ts.npy", "samples/train/part-00000.parquet"):
+        data = (root / file).read_bytes()
+        for kept in (len(data) // 2, 0):
+            (root / file).write_bytes(data[:kept])
+            with pytest.raises(InputError) as error:
+                Dataset(root).behaviors() if file.endswith("npy") else Dataset(root).samples("train")
+            kind = "parquet" if file.endswith("parquet") else ".npy"
+            assert str(error.value) == f"{root / file}: not a whole {kind} file (truncated?); prepare the dataset again"
+    (root / "behaviors" / "ts.npy").unlink()
+    with pytest.raises(InputError, match=r"behaviors/ts\.npy: no such file; prepare the dataset again$"):
+        Dataset(root).behaviors()
