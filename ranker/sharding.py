@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +20,15 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from data.errors import InputError
 from features.encoder import FeatureEncoder
 from ranker.config import Recipe, TableOptimizer
+from ranker.local_ranks import free_port
 from ranker.model import Ranker
 
 # The planner warns about its own defaults, torch about the sharded tensors inside torchrec; neither is ours to mend.
 for noisy in ("torchrec", "torch.fx._symbolic_trace"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|torchrec|ranker\.(sharding|checkpoint)")
+warnings.filterwarnings(
+    "ignore", category=FutureWarning, module=r"torch|torchrec|ranker\.(sharding|checkpoint|train_log)"
+)
 
 CHUNK_ROWS = 65_536
 KINDS = ("table_wise", "row_wise", "column_wise")
@@ -52,7 +54,7 @@ def process_group() -> Iterator[Ranks]:
     alone = "RANK" not in os.environ
     if alone:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ["MASTER_PORT"] = str(_free_port())
+        os.environ["MASTER_PORT"] = str(free_port())
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
@@ -65,12 +67,6 @@ def process_group() -> Iterator[Ranks]:
         if alone:
             for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def table_optimizer(config: TableOptimizer, device: torch.device) -> tuple[type[torch.optim.Optimizer], dict]:

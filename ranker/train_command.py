@@ -9,9 +9,8 @@ from data.config import load_config
 from data.dataset import Dataset
 from ranker.config import Recipe
 from ranker.host import keep_freed_memory
+from ranker.local_ranks import SIGTERM_STATUS, spread
 from ranker.versions import check_versions
-
-SIGTERM_STATUS = 143
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +30,7 @@ def main(argv: list[str]) -> int:
     recipe = load_config(args.config, Recipe, [*args.set, *seed])
     dataset = Dataset(args.data)
     if args.nproc > 1 and "RANK" not in os.environ:
-        return _spread(args.nproc, _without_nproc(argv))
+        return spread(args.nproc, _without_nproc(argv), debug="--debug" in sys.argv)
     keep_freed_memory()
     from ranker.evaluate import table
     from ranker.run_folder import write_json
@@ -53,17 +52,9 @@ def main(argv: list[str]) -> int:
 
 
 def _without_nproc(argv: list[str]) -> list[str]:
-    """The arguments for each rank: torchrun would take --nproc for its own."""
+    """The arguments for each rank."""
     kept = [word for word in argv if not word.startswith("--nproc=")]
     if "--nproc" in kept:
         at = kept.index("--nproc")
         del kept[at : at + 2]
     return kept
-
-
-def _spread(processes: int, argv: list[str]) -> int:
-    """Run the same command in several processes under torchrun; a rank that fails stops the others."""
-    import subprocess
-
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.call([*torchrun, "-m", "moon", "train", *argv])

@@ -1,0 +1,85 @@
+"""`moon train --nproc N`: the same command in N processes of this machine, with torchrun's environment variables."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from threading import Thread
+
+SIGTERM_STATUS = 143
+GRACE_SECONDS = 3.0
+
+
+def spread(processes: int, argv: list[str], debug: bool) -> int:
+    """Run `moon train argv` in `processes` ranks and return the exit status of the one that failed first (0: none).
+
+    A rank that fails ends the others; one line on stderr says why, however many ranks said it. SIGTERM is passed on:
+    all ranks save and the status is 143.
+    """
+    ranks = [_Rank(rank, processes, port, argv, debug) for port in (free_port(),) for rank in range(processes)]
+    previous = signal.signal(signal.SIGTERM, lambda *_: [rank.process.terminate() for rank in ranks])
+    try:
+        failed = _wait(ranks)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.wait()
+            rank.reader.join()
+    if failed is None:
+        return 0
+    status = failed.process.returncode
+    print(failed.error or f"moon train: rank {failed.rank} ended with status {status}", file=sys.stderr)
+    return status if status > 0 else 1
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class _Rank:
+    """One process; the first rank's stderr is shown as it comes (with `debug` everybody's), its error line is kept."""
+
+    def __init__(self, rank: int, world_size: int, port: int, argv: list[str], debug: bool) -> None:
+        self.rank, self.shown, self.error = rank, debug or rank == 0, ""
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "moon", "train", *argv, *(["--debug"] if debug else [])],
+            env={**os.environ, **threads, "MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in own.items()}},
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self.reader = Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.startswith("moon train:"):
+                self.error = line.rstrip("\n")
+            elif self.shown:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+
+
+def _wait(ranks: list[_Rank]) -> _Rank | None:
+    """Until all ranks are done, or one failed and the others had their grace; the rank to blame, if any.
+
+    A rank that lost its peer fails too, with status 1: one that found bad input (2) is to blame before it.
+    """
+    deadline = None
+    while any(rank.process.poll() is None for rank in ranks):
+        if deadline is None and any(rank.process.poll() for rank in ranks):
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    failed = [rank for rank in ranks if rank.process.poll()]
+    return min(failed, key=lambda r: (r.process.returncode not in (2, SIGTERM_STATUS), r.rank), default=None)
