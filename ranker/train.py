@@ -115,9 +115,15 @@ class Trainer:
         value = loss.item()
         if not self._all_finite(value):
             raise InputError(self._save_batch(batch, value))
-        loss.backward()
+        (loss * self._share(len(batch))).backward()
         self.optimizers.step()
         return value
+
+    def _share(self, rows: int) -> float:
+        """Weight of this rank's mean loss, so that the ranks' average is the mean over the global batch's rows."""
+        size = self.loader.batch_size * self.ranks.world_size
+        total = min(size, self.loader.rows - self.progress.batch * size)
+        return rows * self.ranks.world_size / total
 
     def _evaluate(self, log: TrainLog, epoch_done: bool) -> None:
         """Judge on valid, keep the best, save; the open line of the log goes with the checkpoint."""
