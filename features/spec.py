@@ -78,16 +78,7 @@ class DenseFeature(Config):
     standardise: bool = True
 
 
-class VectorFeature(Config):
-    """A multimodal vector of the item, from a representation store named with `--store`."""
-
-    kind: Literal["vector"]
-    name: Name
-    store: Name = Field(description="name of the store (its folder's name)")
-    dim: int | None = Field(None, ge=1, description="Matryoshka prefix, renormalised; None: the whole vector")
-
-
-Feature = Annotated[IdFeature | BucketFeature | DenseFeature | VectorFeature, Field(discriminator="kind")]
+Feature = Annotated[IdFeature | BucketFeature | DenseFeature, Field(discriminator="kind")]
 Side = Annotated[IdFeature | BucketFeature, Field(discriminator="kind")]
 
 
@@ -151,4 +142,4 @@ def side_name(sequence: Sequence, feature: Side) -> str:
 
 def is_item(feature: Feature) -> bool:
     """Whether the feature is a property of the item (so that behaviours share it)."""
-    return isinstance(feature, VectorFeature) or feature.column == "item" or feature.column.startswith("item.")
+    return feature.column == "item" or feature.column.startswith("item.")

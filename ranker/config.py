@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data.config import Config
-from features.spec import FeatureSpec, Name, VectorFeature
+from features.spec import FeatureSpec, Name
 
 Activation = Literal["relu", "sigmoid", "dice", "prelu"]
 
@@ -111,7 +111,3 @@ class Recipe(Config):
                     f"model.sequences.{name}: no such sequence in features (there are: {', '.join(names)})"
                 )
         return self
-
-    def vectors(self) -> list[VectorFeature]:
-        """The multimodal features."""
-        return [f for f in self.features.features if isinstance(f, VectorFeature)]
