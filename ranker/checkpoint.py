@@ -84,6 +84,8 @@ class Checkpoints:
     def load(self, which: str, model: DistributedModelParallel, optimizer: CombinedOptimizer | None = None) -> Progress:
         """Load `last` or `best` into the model (and optimizers).
 
+        At another number of ranks the epoch goes on at the same row, rounded down to a whole batch.
+
         Raises InputError if there is none, if it was made with another feature schema, or if it is damaged.
         """
         folder = self.folder / which
@@ -114,7 +116,9 @@ class Checkpoints:
             optimizer.load_state_dict(state["optimizer"])
             for saved in state.get("rng", {}).values():
                 _restore_rng(saved)
-        return Progress(**facts["progress"])
+        progress = Progress(**facts["progress"])
+        progress.batch = progress.batch * facts["world_size"] // self.ranks.world_size  # rows done, in our batches
+        return progress
 
     def _facts(self, folder: Path) -> dict[str, Any]:
         try:

@@ -105,3 +105,42 @@ def test_two_ranks_learn_what_one_learns_from_the_union_batch(kind, small, tmp_p
     assert done.returncode == 0, done.stderr
     first = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert json.loads((tmp_path / "again.json").read_text())["auc"] == pytest.approx(first["auc"], abs=1e-9)
+
+
+def test_sigterm_to_two_ranks_saves_and_one_rank_goes_on(small, tmp_path):
+    """Checkpoints of two ranks load at one, which goes on at the same row with its own batches of half the rows."""
+    config, epochs = tmp_path / "tiny.yaml", 8
+    config.write_text(yaml.safe_dump(TINY))
+    changes = ["--set", "train.batch_size=32", "--set", f"train.epochs={epochs}"]
+    out = tmp_path / "run"
+    two = command(config, small, out, "--nproc", "2", *changes)
+    process = started(two, out, 30)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    said = [line for line in process.stderr.read().splitlines() if line.startswith("moon")]
+    assert process.wait() == 143
+    assert len(said) == 1 and "stopped by SIGTERM after step" in said[0]
+    state = json.loads((out / "checkpoints" / "last" / "state.json").read_text())
+    assert state["world_size"] == 2 and state["progress"]["step"] == len(losses(out))
+    done = finish(command(config, small, out, "--resume", *changes))
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    first = next(line["step"] for line in steps if "loss" in line and line["step"] > state["progress"]["step"])
+    assert first == state["progress"]["step"] + 1
+    rows = json.loads((small / "dataset.json").read_text())["counts"]["train"]
+    whole, left = divmod(state["progress"]["batch"] * 64, 32)
+    ahead = epochs - state["progress"]["epoch"]
+    assert left == 0 and steps[-1]["step"] == state["progress"]["step"] + ahead * -(-rows // 32) - whole
+
+
+def test_two_ranks_say_a_mistake_once(small, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    words = command(tmp_path / "tiny.yaml", small, tmp_path / "run", "--nproc", "2")
+    wrong = finish([*words, "--set", "features.features.0.column=usr"])
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines() == ["moon train: samples: no column 'usr'; did you mean 'user'?"]
+    wild = finish([*words, "--set", "train.dense.kind=sgd", "--set", "train.dense.lr=1e30"])
+    said = [line for line in wild.stderr.splitlines() if line.startswith("moon")]
+    assert wild.returncode == 2 and len(said) == 1 and "loss is" in said[0] and "Traceback" not in wild.stderr
+    traced = finish([*words, "--set", "features.features.0.column=usr", "--debug"])
+    assert traced.returncode == 2 and "Traceback" in traced.stderr
