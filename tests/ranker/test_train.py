@@ -11,11 +11,14 @@ import moon
 from data.config import load_config
 from data.dataset import Dataset
 from data.errors import InputError
+from data.prepare import prepare
+from data.sources.movielens_posters import MovielensPosters
 from ranker.build import load_ranker
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
 from ranker.sharding import process_group
 from ranker.train import train
+from tests.conftest import write_ratings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
 GOLDEN_RECIPES = {
@@ -140,3 +143,12 @@ def test_a_run_folder_is_not_trained_over(tiny, small, tmp_path, capsys):
     assert "holds a run already; continue it with --resume" in capsys.readouterr().err
     assert moon.main([*command, "--resume", "--set", "train.dense.lr=0.5"]) == 2
     assert "--resume needs the run's own recipe; train.dense.lr was 0.001 and is 0.5" in capsys.readouterr().err
+
+
+def test_another_dataset_is_not_resumed_on(tiny, small, tmp_path, capsys):
+    run(tiny, small, tmp_path / "run")
+    prepare(MovielensPosters(write_ratings(tmp_path / "raw", seed=9)), tmp_path / "other")
+    command = ["train", str(tiny), "--data", str(tmp_path / "other"), "--out", str(tmp_path / "run"), "--resume"]
+    assert moon.main(command) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("moon train:") and ("own dataset" in error or "another feature schema" in error)
