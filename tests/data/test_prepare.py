@@ -59,7 +59,7 @@ def reference(rows: pl.DataFrame, split: Split) -> tuple[dict[str, list[dict]], 
     return {name: [e for e in samples if e["in"] == name] for name in SPLITS}, behaviors
 
 
-def compare(out, rows: pl.DataFrame, split: Split) -> None:
+def check_against_reference(out, rows: pl.DataFrame, split: Split) -> None:
     """The prepared dataset equals the reference in every column of every row."""
     dataset, (samples, behaviors) = Dataset(out), reference(rows, split)
     for name in SPLITS:
@@ -87,7 +87,7 @@ def test_every_row_equals_the_reference(tmp_path, monkeypatch, rule, bucket_rows
     monkeypatch.setattr(timeline, "PART_ROWS", 256)
     rows = random_rows()
     prepare(ToyLog(rows, RULES[rule], chunk=230), tmp_path / "out")
-    compare(tmp_path / "out", rows, RULES[rule])
+    check_against_reference(tmp_path / "out", rows, RULES[rule])
 
 
 def test_the_size_of_buckets_and_chunks_changes_no_byte_of_the_content(tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_without_cuts_time_is_cut_at_the_first_span_that_holds_the_share(tmp_pat
     for cut, share in zip(meta["split"]["cuts"], (0.6, 0.8), strict=True):
         assert cut % 50 == 0
         assert np.mean(samples < cut) >= share > np.mean(samples < cut - 50)
-    compare(tmp_path / "out", rows, Split(**meta["split"]))
+    check_against_reference(tmp_path / "out", rows, Split(**meta["split"]))
 
 
 def test_first_seen_is_the_first_event_of_any_kind_and_null_without_one(tmp_path):
