@@ -13,6 +13,12 @@ COMMANDS = {
     "train": ("ranker.train_command:main", "a recipe and a prepared dataset -> a trained run"),
     "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
     "compare": ("ranker.compare:main", "runs against the first one, with intervals"),
+    "encoder pretrain": ("moon_encoder.pretrain_command:main", "stage 1: generation tasks over a catalogue"),
+    "encoder posttrain": ("moon_encoder.posttrain_command:main", "stages A and B: contrastive, on behaviour pairs"),
+    "encoder embed": ("moon_encoder.embed_command:main", "an encoder's vectors of all items -> a store"),
+    "encoder watch": ("moon_encoder.watch_command:main", "an inbox of new items -> the store, within seconds"),
+    "encoder recall": ("moon_encoder.recall_command:main", "search recall with intervals and a gallery"),
+    "study ablation": ("experiments.ablation.command:main", "mechanisms x vector modes x prefixes, measured"),
     "bench": ("experiments.bench:main", "measured speed"),
     "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
 }
@@ -28,19 +34,26 @@ def main(argv: list[str] | None = None) -> int:
         argv.remove("--debug")
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: moon COMMAND ... [--debug]\n")
-        print("\n".join(f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()))
+        print("\n".join(f"  {name:<17} {what}" for name, (_, what) in COMMANDS.items()))
         print("\nmoon COMMAND --help shows its options.")
         return 0
+    name = command_name(argv)
     try:
-        return _run(argv[0], argv[1:])
+        return _run(name, argv[len(name.split()) :])
     except KeyboardInterrupt:
         print("moon: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"moon {argv[0]}: {describe(error)}", file=sys.stderr)
+        print(f"moon {name}: {describe(error)}", file=sys.stderr)
         return INPUT_ERROR if isinstance(error, InputError) else FAILURE
+
+
+def command_name(argv: list[str]) -> str:
+    """The command that `argv` starts with: two words where the first is a family such as `encoder`, else one."""
+    families = {name.split()[0] for name in COMMANDS if " " in name}
+    return " ".join(argv[:2] if argv[0] in families else argv[:1])
 
 
 def _run(name: str, argv: list[str]) -> int:
