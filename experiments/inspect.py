@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data import inspect as dataset_report
 from data.errors import InputError
+from data.files import write_json
 from ranker import inspect as run_report
-from ranker.run_folder import write_json
 
 # What a folder is, by a file that only it has.
 KINDS = {"dataset.json": dataset_report, "config.yaml": run_report}

@@ -5,11 +5,12 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from features.encoder import FeatureEncoder
+from features.ranks import Ranks
 from ranker.checkpoint import Checkpoints
 from ranker.config import Recipe
 from ranker.model import Ranker
 from ranker.run_folder import RunFolder
-from ranker.sharding import Ranks, distribute
+from ranker.sharding import distribute
 
 
 def build_ranker(

@@ -18,8 +18,8 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from data.errors import InputError
-from ranker.run_folder import write_json
-from ranker.sharding import Ranks
+from data.files import write_json
+from features.ranks import Ranks
 
 
 @dataclass

@@ -11,8 +11,9 @@ import polars as pl
 
 from data.dataset import Dataset
 from data.errors import InputError
+from data.files import write_json
 from ranker import metrics
-from ranker.run_folder import RunFolder, write_json
+from ranker.run_folder import RunFolder
 from ranker.significance import Difference, bootstrap_auc, bootstrap_gauc, delong, paired_t
 from ranker.slices import slices
 

@@ -14,13 +14,14 @@ from torch import nn
 
 from data.dataset import Dataset
 from data.errors import InputError
+from data.files import write_json, write_parquet
+from data.host import keep_freed_memory, peak_rss_bytes
 from features.encoder import FeatureEncoder
 from features.loader import Loader
+from features.ranks import Ranks
 from features.samples import SampleEncoder
 from ranker import metrics
-from ranker.host import keep_freed_memory, peak_rss_bytes
-from ranker.run_folder import RunFolder, write_json, write_parquet
-from ranker.sharding import Ranks
+from ranker.run_folder import RunFolder
 from ranker.slices import slices
 
 SCORING_BATCH = 8192
@@ -28,8 +29,8 @@ SCORING_BATCH = 8192
 
 def main(argv: list[str]) -> int:
     """The command `moon eval`."""
+    from features.ranks import process_group
     from ranker.build import load_ranker
-    from ranker.sharding import process_group
     from ranker.versions import check_versions
 
     parser = argparse.ArgumentParser("moon eval", description="Metrics of a trained run, with slices.")

@@ -1,7 +1,6 @@
 """A run directory: where a run's files lie, and how they are written so that none is ever half there."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 
 from data.config import load_config
 from data.errors import InputError
+from data.files import write_json, write_text
 from ranker.config import Recipe
 
 
@@ -82,23 +82,3 @@ class RunFolder:
         if not path.is_file():
             raise InputError(f"{path}: no such file; write it with moon eval {self.root} --split {split}")
         return pl.read_parquet(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text atomically: the file is the old one or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    os.replace(part, path)
-
-
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Write parquet atomically."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    frame.write_parquet(part)
-    os.replace(part, path)

@@ -2,11 +2,7 @@
 
 import hashlib
 import logging
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,8 +15,8 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from data.errors import InputError
 from features.encoder import FeatureEncoder
+from features.ranks import Ranks
 from ranker.config import Recipe, TableOptimizer
-from ranker.local_ranks import free_port
 from ranker.model import Ranker
 
 # The planner warns about its own defaults, torch about the sharded tensors inside torchrec; neither is ours to mend.
@@ -32,41 +28,6 @@ warnings.filterwarnings(
 
 CHUNK_ROWS = 65_536
 KINDS = ("table_wise", "row_wise", "column_wise")
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among its peers, and its device."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def first(self) -> bool:
-        """Whether this rank speaks for all."""
-        return self.rank == 0
-
-
-@contextmanager
-def process_group() -> Iterator[Ranks]:
-    """Join the process group that torchrun describes, or make one of this process alone; leave it at the end."""
-    alone = "RANK" not in os.environ
-    if alone:
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ["MASTER_PORT"] = str(free_port())
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
-        if alone:
-            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-                os.environ.pop(name, None)
 
 
 def table_optimizer(config: TableOptimizer, device: torch.device) -> tuple[type[torch.optim.Optimizer], dict]:

@@ -6,10 +6,10 @@ import torch.distributed as dist
 
 from data.dataset import Dataset
 from data.errors import InputError
+from data.host import git_commit
+from features.ranks import Ranks
 from ranker.config import Recipe
-from ranker.host import git_commit
 from ranker.run_folder import RunFolder
-from ranker.sharding import Ranks
 from ranker.versions import installed
 
 

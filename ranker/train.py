@@ -12,19 +12,20 @@ from torch import Tensor
 
 from data.dataset import Dataset
 from data.errors import InputError
+from data.host import peak_rss_bytes
 from features.batch import Batch
 from features.encoder import FeatureEncoder
 from features.loader import Loader
+from features.ranks import Ranks
 from features.samples import SampleEncoder
 from ranker import metrics
 from ranker.build import build_ranker
 from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
 from ranker.evaluate import evaluate, predictions
-from ranker.host import peak_rss_bytes
 from ranker.optimizer import Optimizers
 from ranker.run_folder import RunFolder
-from ranker.sharding import Ranks, describe
+from ranker.sharding import describe
 from ranker.start import start_run
 from ranker.train_log import TrainLog
 

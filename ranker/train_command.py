@@ -7,9 +7,9 @@ from pathlib import Path
 
 from data.config import load_config
 from data.dataset import Dataset
+from data.host import keep_freed_memory
+from data.local_ranks import SIGTERM_STATUS, spread
 from ranker.config import Recipe
-from ranker.host import keep_freed_memory
-from ranker.local_ranks import SIGTERM_STATUS, spread
 from ranker.versions import check_versions
 
 
@@ -30,11 +30,11 @@ def main(argv: list[str]) -> int:
     recipe = load_config(args.config, Recipe, [*args.set, *seed])
     dataset = Dataset(args.data)
     if args.nproc > 1 and "RANK" not in os.environ:
-        return spread(args.nproc, _without_nproc(argv), debug="--debug" in sys.argv)
+        return spread("train", args.nproc, argv, debug="--debug" in sys.argv)
     keep_freed_memory()
+    from data.files import write_json
+    from features.ranks import process_group
     from ranker.evaluate import table
-    from ranker.run_folder import write_json
-    from ranker.sharding import process_group
     from ranker.train import Interrupted, train
 
     with process_group() as ranks:
@@ -49,12 +49,3 @@ def main(argv: list[str]) -> int:
         if args.json:
             write_json(args.json, found)
     return 0
-
-
-def _without_nproc(argv: list[str]) -> list[str]:
-    """The arguments for each rank."""
-    kept = [word for word in argv if not word.startswith("--nproc=")]
-    if "--nproc" in kept:
-        at = kept.index("--nproc")
-        del kept[at : at + 2]
-    return kept

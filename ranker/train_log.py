@@ -13,9 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from features.batch import Batch
 from features.loader import Loader
+from features.ranks import Ranks
 from ranker.checkpoint import Progress
 from ranker.run_folder import RunFolder
-from ranker.sharding import Ranks
 
 SHOWN_METRICS = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
 

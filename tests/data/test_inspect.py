@@ -13,8 +13,8 @@ from data.dataset import SPLITS, Dataset
 from data.inspect import inspect, text
 from data.prepare import prepare
 from data.source import About, Split
+from features.ranks import process_group
 from ranker.config import Recipe
-from ranker.sharding import process_group
 from ranker.train import train
 from tests.data.toy_log import T0, ToyLog, random_rows
 from tests.ranker.conftest import TINY

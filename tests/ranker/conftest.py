@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ranker.sharding import Ranks, process_group
+from features.ranks import Ranks, process_group
 
 TINY = {
     "name": "tiny",

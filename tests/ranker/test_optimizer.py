@@ -11,9 +11,10 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.errors import InputError
+from features.ranks import Ranks
 from ranker.config import Schedule, TableOptimizer
 from ranker.optimizer import schedule_factor
-from ranker.sharding import Ranks, table_optimizer
+from ranker.sharding import table_optimizer
 
 ROWS, DIM, STEPS = 20, 4, 50
 

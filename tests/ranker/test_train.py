@@ -13,10 +13,10 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.prepare import prepare
 from data.sources.movielens_posters import MovielensPosters
+from features.ranks import process_group
 from ranker.build import load_ranker
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
-from ranker.sharding import process_group
 from ranker.train import train
 from tests.conftest import write_ratings
 

@@ -1,4 +1,4 @@
-"""`moon train --nproc N`: the same command in N processes of this machine, with torchrun's environment variables."""
+"""`--nproc N`: the same command in N processes of this machine, with torchrun's environment variables."""
 
 import os
 import signal
@@ -12,13 +12,14 @@ SIGTERM_STATUS = 143
 GRACE_SECONDS = 3.0
 
 
-def spread(processes: int, argv: list[str], debug: bool) -> int:
-    """Run `moon train argv` in `processes` ranks and return the exit status of the one that failed first (0: none).
+def spread(command: str, processes: int, argv: list[str], debug: bool) -> int:
+    """Run `moon command argv` in `processes` ranks; returns the exit status of the one that failed first (0: none).
 
-    A rank that fails ends the others; one line on stderr says why, however many ranks said it. SIGTERM is passed on:
-    all ranks save and the status is 143.
+    --nproc is taken out of `argv`. A rank that fails ends the others; one line on stderr says why, however many ranks
+    said it. SIGTERM is passed on: all ranks save and the status is 143.
     """
-    ranks = [_Rank(rank, processes, port, argv, debug) for port in (free_port(),) for rank in range(processes)]
+    port, argv = free_port(), _without_nproc(argv)
+    ranks = [_Rank(command, rank, processes, port, argv, debug) for rank in range(processes)]
     previous = signal.signal(signal.SIGTERM, lambda *_: [rank.process.terminate() for rank in ranks])
     try:
         failed = _wait(ranks)
@@ -31,7 +32,7 @@ def spread(processes: int, argv: list[str], debug: bool) -> int:
     if failed is None:
         return 0
     status = failed.process.returncode
-    print(failed.error or f"moon train: rank {failed.rank} ended with status {status}", file=sys.stderr)
+    print(failed.error or f"moon {command}: rank {failed.rank} ended with status {status}", file=sys.stderr)
     return status if status > 0 else 1
 
 
@@ -45,12 +46,12 @@ def free_port() -> int:
 class _Rank:
     """One process; the first rank's stderr is shown as it comes (with `debug` everybody's), its error line is kept."""
 
-    def __init__(self, rank: int, world_size: int, port: int, argv: list[str], debug: bool) -> None:
-        self.rank, self.shown, self.error = rank, debug or rank == 0, ""
+    def __init__(self, command: str, rank: int, world_size: int, port: int, argv: list[str], debug: bool) -> None:
+        self.command, self.rank, self.shown, self.error = command, rank, debug or rank == 0, ""
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
         threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moon", "train", *argv, *(["--debug"] if debug else [])],
+            [sys.executable, "-m", "moon", *command.split(), *argv, *(["--debug"] if debug else [])],
             env={**os.environ, **threads, "MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in own.items()}},
             stderr=subprocess.PIPE,
             text=True,
@@ -62,7 +63,7 @@ class _Rank:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            if line.startswith("moon train:"):
+            if line.startswith(f"moon {self.command}:"):
                 self.error = line.rstrip("\n")
             elif self.shown:
                 sys.stderr.write(line)
@@ -83,3 +84,12 @@ def _wait(ranks: list[_Rank]) -> _Rank | None:
         time.sleep(0.05)
     failed = [rank for rank in ranks if rank.process.poll()]
     return min(failed, key=lambda r: (r.process.returncode not in (2, SIGTERM_STATUS), r.rank), default=None)
+
+
+def _without_nproc(argv: list[str]) -> list[str]:
+    """The arguments for each rank."""
+    kept = [word for word in argv if not word.startswith("--nproc=")]
+    if "--nproc" in kept:
+        at = kept.index("--nproc")
+        del kept[at : at + 2]
+    return kept
