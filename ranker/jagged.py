@@ -17,7 +17,7 @@ def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
 
 def segment_softmax(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     """Softmax (N,) or (N, H) of scores within each segment; row (N,) is the segment of each score."""
-    shape = (len(lengths), *scores.shape[1:])
+    shape = (lengths.size(0), *scores.shape[1:])  # not len(): it would fix the size in an exported program
     index = row if scores.dim() == 1 else row.unsqueeze(1).expand_as(scores)
     top = torch.full(shape, float("-inf"), dtype=scores.dtype, device=scores.device)
     top = top.scatter_reduce(0, index, scores.detach(), "amax")

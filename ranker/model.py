@@ -44,11 +44,15 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """-> logits (B,)."""
-        return self.head(self.norm(self.inputs(batch)))
+        return self.logits(self.tables(batch.ids), batch)
 
-    def inputs(self, batch: Batch) -> Tensor:
+    def logits(self, rows: dict[str, Tensor], batch: Batch) -> Tensor:
+        """-> logits (B,) from the rows that the tables gave; all that is computed and not looked up (exported so)."""
+        return self.head(self.norm(self.inputs(rows, batch)))
+
+    def inputs(self, rows: dict[str, Tensor], batch: Batch) -> Tensor:
         """The concatenated feature vector (B, width): sample features, target item, interests, dense."""
-        rows = self.tables(batch.ids)
+        rows = dict(rows)
         for name, lengths in batch.bags.items():
             rows[name] = segment_mean(rows[name], lengths)
         parts = [rows[name] for name in self.row_features]
