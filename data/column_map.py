@@ -35,7 +35,8 @@ Kind = Literal["whole", "number", "text"]
 
 
 RESERVED = {
-    *("ts", "user", "item", "label", "history_end", "history_row", "request_id", "position", "query", "propensity"),
+    *("ts", "user", "item", "label", "history_end", "history_row", "request_id", "position", "query"),
+    *("query_image", "propensity"),
     *("item_impressions", "item_positives", "user_impressions", "user_positives"),
     *("user_id", "item_id", "action", "sample", "split", "row"),
 }
@@ -61,6 +62,9 @@ class Impressions(EventColumns):
         None, description="column of the logging policy's probability for this item and slot"
     )
     query: str | None = Field(None, description="column of the search text")
+    query_image: str | None = Field(
+        None, description="column of the picture searched with: key in a store of role query"
+    )
     context: dict[str, Kind] = Field(default_factory=dict, description="further columns for the ranker")
 
     @field_validator("context")
@@ -87,6 +91,21 @@ class BehaviorRule(Config):
 
     action: str = Field(description="name of the action, e.g. click")
     when: Rule = Field(description="rule over the impressions' columns")
+
+
+class PairFiles(Config):
+    """Pairs of a query and its item in files of their own."""
+
+    files: str | tuple[str, ...] = Field(description="parquet or CSV globs, relative to --root")
+    item: str = Field("item_id", description="column of the item id")
+    query: str | None = Field(None, description="column of the query's text")
+    query_image: str | None = Field(None, description="column of the query's picture: key in a store of role query")
+
+    @model_validator(mode="after")
+    def _a_query(self) -> "PairFiles":
+        if self.query is None and self.query_image is None:
+            raise ValueError("name the column of the query's text (query) or picture (query_image)")
+        return self
 
 
 class Catalogue(Config):
@@ -148,6 +167,7 @@ class ColumnMap(Config):
     behaviors: tuple[Behavior, ...] = Field((), description="what histories are made of")
     catalogue: Catalogue | None = Field(None, description="the items; None: ids only, from the log")
     users: Users | None = Field(None, description="the users; None: ids only, from the log")
+    pairs: PairFiles | None = Field(None, description="pairs to train the encoder on; None: from the log alone")
     images: tuple[ImageStore, ...] = Field((), description="image stores, paths relative to --root")
     split: SplitMap = Field(default_factory=SplitMap, description="how samples are divided")  # pyright: ignore[reportArgumentType]
 

@@ -20,6 +20,7 @@ from data.dataset import SCHEMA_VERSION, SPLITS, Dataset
 from data.errors import InputError
 from data.exchange import exchange
 from data.given import GivenHistories, write_given, write_none
+from data.pairs import write_pairs
 from data.source import Source
 from data.sources import open_source, source_names
 from data.spill import Spilled, buckets, spill, time_of_share
@@ -146,6 +147,8 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
         },
         "item_columns": {name: str(dtype) for name, dtype in items.schema.items()},
     }
+    (root / "dataset.json").write_text(json.dumps(meta, indent=1))
+    meta["pairs"] = write_pairs(Dataset(root), source)
     meta["fingerprint"] = _fingerprint(root)
     (root / "dataset.json").write_text(json.dumps(meta, indent=1))
     findings = audit(Dataset(root))
@@ -253,6 +256,7 @@ MEANINGS = {
     "request_id": "rows of one request share it",
     "position": "slot in which the item was shown, from 1",
     "query": "text of the search",
+    "query_image": "picture of the search: key in an image store of role query",
     "propensity": "probability that the logging policy shows this item in this slot",
 }
 

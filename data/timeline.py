@@ -180,7 +180,9 @@ COUNTS = ("item_impressions", "item_positives", "user_impressions", "user_positi
 
 def _samples(rows: pl.DataFrame, history_end: np.ndarray, counts: dict[str, np.ndarray], about: About) -> pl.DataFrame:
     """The sample columns of dataset.json, in their fixed order."""
-    optional = [c for c in ("history_row", "request_id", "position", "query", "propensity") if c in rows.columns]
+    optional = [
+        c for c in ("history_row", "request_id", "position", "query", "query_image", "propensity") if c in rows.columns
+    ]
     return rows.select(
         "ts",
         "user",

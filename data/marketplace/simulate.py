@@ -148,7 +148,8 @@ def column_map() -> dict:
             "position": "slot",
             "propensity": "p_shown",
             "query": "query",
-            "context": {"hour": "whole", "query_photo": "text"},
+            "query_image": "query_photo",
+            "context": {"hour": "whole"},
         },
         "behaviors": [{"action": a, **actions, "when": f"action == {a}"} for a in ("click", "cart", "order")],
         "catalogue": {

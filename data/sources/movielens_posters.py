@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from data.source import About, Chunk, Split, read_parquet, read_parquet_chunks, require_dtype
+from data.source import About, Chunk, Split, read_csv_chunks, read_parquet, read_parquet_chunks, require_dtype
 
 LIKED_FROM = 4.0
 
@@ -40,6 +40,14 @@ class MovielensPosters:
         genre = pl.col("genres").list.first().alias("category")
         frame = read_parquet(self.root / "items.parquet", columns)
         return frame.select("item_id", "title", genre, "genres", "year", key.alias("image_key"))
+
+    def pairs(self) -> pl.DataFrame:
+        """Second posters as queries: poster_pairs.csv, if it is there."""
+        file = self.root / "poster_pairs.csv"
+        if not file.is_file():
+            return pl.DataFrame(schema={"item_id": pl.Int32})
+        parts = [frame for _, frame in read_csv_chunks(file, ["relevant_item_id", "query_image"])]
+        return pl.concat(parts).select(pl.col("relevant_item_id").alias("item_id"), "query_image")
 
     def users(self) -> None:
         """The log holds user ids only."""

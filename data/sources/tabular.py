@@ -24,6 +24,7 @@ KINDS: dict[Kind, pl.DataType] = {"whole": pl.Int64(), "number": pl.Float32(), "
 YEAR = 31_536_000  # seconds
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 OPTIONAL = {"request_id": pl.Int64(), "position": pl.Int16(), "propensity": pl.Float32(), "query": pl.String()}
+OPTIONAL |= {"query_image": pl.String()}
 
 
 class Tabular:
@@ -74,7 +75,7 @@ class Tabular:
         optional = {name: getattr(rows, name) for name in OPTIONAL if getattr(rows, name)}
         wanted = [rows.user, rows.item, rows.ts, rule_column(rows.label), *optional.values(), *rows.context]
         wanted += [rule_column(b.when) for _, b in rules]
-        texts = [source for name, source in optional.items() if name == "query"]
+        texts = [source for name, source in optional.items() if name.startswith("query")]
         texts += [name for name, kind in rows.context.items() if kind == "text"]
         for file, row, frame in self._frames(rows.files, wanted, self._text_ids(rows) + texts):
             label = pl.col(rows.label) if rows.label in frame.columns else rule_expression(rows.label).cast(pl.Int8)
@@ -97,6 +98,15 @@ class Tabular:
         for code, behavior in enumerate(self.map.behaviors):
             if isinstance(behavior, BehaviorFiles):
                 yield from self._behaviors(code, behavior, nothing)
+
+    def pairs(self) -> pl.DataFrame:
+        """Pairs of the column map."""
+        pairs = self.map.pairs
+        if pairs is None:
+            return pl.DataFrame(schema={"item_id": self._id_types["item"]})
+        known = {"query_text": pairs.query, "query_image": pairs.query_image}
+        known = {name: column for name, column in known.items() if column}
+        return self._entity_table(pairs.files, "item", pairs.item, known, ())
 
     def _behaviors(self, code: int, behavior: BehaviorFiles, nothing: list[pl.Expr]) -> Iterator[Chunk]:
         wanted = [behavior.user, behavior.item, behavior.ts, *([rule_column(behavior.when)] if behavior.when else [])]

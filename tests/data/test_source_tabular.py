@@ -37,6 +37,7 @@ def logs(tmp_path: Path) -> Path:
             "slot": np.arange(400) % 4 + 1,
             "p_shown": rng.random(400) * 0.5 + 0.1,
             "search_text": ["red shoe"] * 400,
+            "search_photo": pl.Series([None] * 400, dtype=pl.String),
             "device": ["ios", "web"] * 200,
             "hour": np.arange(400) % 24,
             "price_shown": rng.random(400),
@@ -47,6 +48,7 @@ def logs(tmp_path: Path) -> Path:
     orders = rows.filter(pl.col("clicked") == 1).gather_every(5)
     at = pl.from_epoch(orders["shown_at"] // 1000 + 60, time_unit="s").dt.strftime("%Y-%m-%d %H:%M:%S")
     orders.select("uid", "sku", ordered_at=at).write_csv(root / "orders.csv")
+    pl.DataFrame({"words": ["white shoe", "boot"], "sku": ["s3", "s4"]}).write_csv(root / "known.csv")
     names = [f"s{i}" for i in range(18)]
     pl.DataFrame(
         {
