@@ -20,12 +20,13 @@ class Behaviors:
     """Behaviours of all users as CSR memory maps; row r is offsets[r]:offsets[r+1], ordered by (ts, item).
 
     Attributes:
+        root: folder of the files; None for behaviours in memory.
         offsets: (rows + 1,) int64.
         item: (N,) int32 item indices. ts: (N,) int64 Unix seconds. action: (N,) int8 codes.
         side: further columns by name, (N,) each.
     """
 
-    root: Path
+    root: Path | None
     offsets: np.ndarray
     item: np.ndarray
     ts: np.ndarray

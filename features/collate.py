@@ -7,7 +7,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.batch import Batch, SequenceBatch
-from features.histories import Histories
+from features.histories import Histories, ranges
 from features.samples import SampleEncoder, Window, action_code
 from features.spec import BucketFeature, IdFeature, Sequence, is_item, side_name
 from features.vocabulary import OOV
@@ -21,7 +21,7 @@ class Collator:
     def __init__(self, samples: SampleEncoder) -> None:
         self.samples = samples
         self.spec = samples.encoder.spec
-        self._items = samples.dataset.meta["counts"]["items"]
+        self._items = samples.items.size
         self._local = threading.local()
         dataset = samples.dataset
         self._behaviors = dataset.behaviors()
@@ -36,8 +36,9 @@ class Collator:
 
     def collate(self, window: Window, chosen: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
         """The batch of the window's rows `chosen` (B,). `rng` (training only) drives the OOV replacement."""
+        apart, context = _contexts(window, chosen)
         spans = {
-            s.name: self._histories[s.name].last(window.history_row[chosen], window.history_end[chosen], s.length)
+            s.name: self._histories[s.name].last(window.history_row[apart], window.history_end[apart], s.length)
             for s in self.spec.sequences
         }
         behaviour_items = [np.asarray(self._behaviors.item[span.positions]) for span in spans.values()]
@@ -61,11 +62,8 @@ class Collator:
         for sequence in self.spec.sequences:
             span = spans[sequence.name]
             stop = start + len(span.positions)
-            row = np.repeat(np.arange(len(chosen)), span.lengths)
-            side = self._side(sequence, span.positions, span.lengths, window.ts[chosen], values)
-            sequences[sequence.name] = SequenceBatch(
-                _tensor(span.lengths), _tensor(row), _tensor(index[start:stop]), side
-            )
+            side = self._side(sequence, span.positions, span.lengths, window.ts[apart], values)
+            sequences[sequence.name] = _sequence(span.lengths, index[start:stop], side, context)
             start = stop
         if rng is not None:
             self._drop(values, rng)
@@ -92,7 +90,7 @@ class Collator:
         lengths: np.ndarray,
         ts: np.ndarray,
         values: dict[str, np.ndarray],
-    ) -> torch.Tensor | None:
+    ) -> np.ndarray | None:
         """Index (N,) into the distinct combinations of side features, whose ids go into `values`."""
         if not sequence.side:
             return None
@@ -110,7 +108,7 @@ class Collator:
             distinct, index = np.unique(combined, return_inverse=True)
         for feature, size in zip(reversed(sequence.side), reversed(rows), strict=True):
             distinct, values[side_name(sequence, feature)] = np.divmod(distinct, size)
-        return _tensor(index)
+        return index
 
     def _side_values(self, column: str, positions: np.ndarray, lengths: np.ndarray, ts: np.ndarray) -> np.ndarray:
         if column == "action":
@@ -139,6 +137,27 @@ class Collator:
                 ids = values[name].copy()
                 ids[rng.random(len(ids)) < rate] = OOV
                 values[name] = ids
+
+
+def _contexts(window: Window, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of the window whose histories are encoded, and whose of them each chosen row shares (None: its own)."""
+    if window.context is None:
+        return chosen, None
+    _, first, context = np.unique(window.context[chosen], return_index=True, return_inverse=True)
+    return chosen[first], context
+
+
+def _sequence(
+    lengths: np.ndarray, item: np.ndarray, side: np.ndarray | None, context: np.ndarray | None
+) -> SequenceBatch:
+    """The behaviours of every row, from those of every context."""
+    if context is not None:
+        starts = np.cumsum(lengths) - lengths
+        lengths = lengths[context]
+        pick = ranges(starts[context], lengths)
+        item, side = item[pick], None if side is None else side[pick]
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return SequenceBatch(_tensor(lengths), _tensor(row), _tensor(item), None if side is None else _tensor(side))
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -27,7 +27,7 @@ class Histories:
     """Finds the behaviours of given actions before a pointer, with work that grows only with what is found."""
 
     def __init__(self, behaviors: Behaviors, actions: tuple[int, ...] | None) -> None:
-        """`actions`: codes to keep (None: all). Selecting builds an index file beside the behaviours once."""
+        """`actions`: codes to keep (None: all). Selecting builds an index once, beside behaviours that are files."""
         self.behaviors = behaviors
         self._selected = None if actions is None else _selection(behaviors, actions)
 
@@ -61,7 +61,9 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _selection(behaviors: Behaviors, actions: tuple[int, ...]) -> np.ndarray:
-    """Memory map of the positions whose action is kept, built in chunks and published atomically."""
+    """Positions whose action is kept; for behaviours on disk a memory map, built in chunks, published atomically."""
+    if behaviors.root is None:
+        return np.flatnonzero(np.isin(behaviors.action, actions))
     path = behaviors.root / f"select-{'-'.join(map(str, sorted(actions)))}.npy"
     if not path.exists():
         _write_selection(path, behaviors, actions)

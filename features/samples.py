@@ -10,8 +10,9 @@ from data.errors import InputError
 from features import columns
 from features.columns import Codes, entity_of
 from features.encoder import FeatureEncoder
+from features.entities import Entities, dense_columns, encode_entities
 from features.histories import Histories
-from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, is_item
+from features.spec import BucketFeature, DenseFeature, IdFeature
 
 POINTERS = ("ts", "user", "item", "label", "history_end")
 
@@ -23,6 +24,8 @@ class Window:
     Attributes:
         row: (W,) int64 position in the split. label: (W,) float32. user, item, history_row: (W,) int64.
         ts: (W,) int64. history_end: (W,) int64. codes: sample-level ids by feature, (W,) each. dense: (W, F) float32.
+        context: (W,) int64, rows with one number have the same ts and history, which is then encoded once; None: all
+            rows are apart.
     """
 
     row: np.ndarray
@@ -34,6 +37,7 @@ class Window:
     history_end: np.ndarray
     dense: np.ndarray
     codes: dict[str, Codes] = field(default_factory=dict)
+    context: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -42,26 +46,33 @@ class Window:
 class SampleEncoder:
     """Encodes samples of one dataset with a fitted encoder. Entity-level codes are computed once, here."""
 
-    def __init__(self, encoder: FeatureEncoder, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        dataset: Dataset,
+        items: Entities | None = None,
+        users: Entities | None = None,
+    ) -> None:
+        """`items`, `users`: the dataset's, where they are encoded already."""
         self.encoder, self.dataset = encoder, dataset
-        spec = encoder.spec
-        self._tables = {"item": dataset.items().collect(), "user": dataset.users().collect()}
-        self.item_codes: dict[str, Codes] = {}
-        self.user_codes: dict[str, Codes] = {}
-        for feature in spec.features:
-            if isinstance(feature, IdFeature | BucketFeature) and entity_of(feature.column) != "sample":
-                series = columns.entity_column(self._tables[entity_of(feature.column)], feature.column)
-                target = self.item_codes if is_item(feature) else self.user_codes
-                target[feature.name] = encoder.codes(feature, series)
-        self._entity_numbers = {
-            column: columns.floats(columns.entity_column(self._tables[entity_of(column)], column))
-            for column in _dense_columns(spec)
-            if entity_of(column) != "sample"
-        }
+        self.items = items or encode_entities(encoder, "item", dataset.items().collect())
+        self.users = users or encode_entities(encoder, "user", dataset.users().collect())
         self._histories = {
-            column: history_of(dataset, column) for column in _dense_columns(spec) if column.startswith("history.")
+            column: history_of(dataset, column)
+            for column in dense_columns(encoder.spec)
+            if column.startswith("history.")
         }
         self.read_columns = self._sample_columns()
+
+    @property
+    def item_codes(self) -> dict[str, Codes]:
+        """Table rows of every item, by item feature."""
+        return self.items.codes
+
+    @property
+    def user_codes(self) -> dict[str, Codes]:
+        """Table rows of every user, by user feature."""
+        return self.users.codes
 
     def window(self, frame: pl.DataFrame) -> Window:
         """Encode a frame that holds `row` and `read_columns`.
@@ -103,22 +114,19 @@ class SampleEncoder:
             return self._histories[column].counts(window.history_row, window.history_end).astype(np.float64)
         entity = entity_of(column)
         if entity != "sample":
-            return self._entity_numbers[column][window.item if entity == "item" else window.user]
+            return (
+                self.items.numbers[column][window.item] if entity == "item" else self.users.numbers[column][window.user]
+            )
         return columns.floats(frame[column])
 
     def _sample_columns(self) -> list[str]:
         spec, known = self.encoder.spec, self.dataset.meta["sample_columns"]
         context = [f.column for f in spec.features if isinstance(f, IdFeature | BucketFeature)]
-        wanted = [c for c in [*context, *_dense_columns(spec)] if entity_of(c) == "sample" and c not in self._histories]
+        wanted = [c for c in [*context, *dense_columns(spec)] if entity_of(c) == "sample" and c not in self._histories]
         for column in wanted:
             columns.pick(pl.DataFrame(schema={name: pl.Null for name in known}), column, "samples")
         extra = ["history_row"] if "history_row" in known else []
         return list(dict.fromkeys([*POINTERS, *extra, *wanted]))
-
-
-def _dense_columns(spec: FeatureSpec) -> list[str]:
-    dense = [f for f in spec.features if isinstance(f, DenseFeature)]
-    return list(dict.fromkeys([f.column for f in dense] + [f.per for f in dense if f.per is not None]))
 
 
 def history_of(dataset: Dataset, column: str) -> Histories:

@@ -1,6 +1,7 @@
 """A batch against a reference in plain loops: ids, histories by action and length, sides, bags, distinct items."""
 
 from bisect import bisect_right
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -106,6 +107,23 @@ def test_every_id_of_every_row(samples, spec, split):
     assert codes == [known([0, 1], ["click", "buy"].index(a)) for a in actions]
 
 
+def test_rows_of_one_context_get_what_they_get_apart(samples):
+    """Candidates shown to one user at one moment: the history is encoded once and shared."""
+    window = window_of(samples, "test")
+    rows = np.random.default_rng(1).integers(0, len(window), 12)
+    chosen = np.repeat(rows, 5)
+    apart = Collator(samples).collate(window, chosen)
+    shared = Collator(samples).collate(replace(window, context=np.arange(len(window))), chosen)
+    assert shared.items[shared.target].tolist() == apart.items[apart.target].tolist()
+    for name, one in apart.sequences.items():
+        other = shared.sequences[name]
+        assert other.lengths.tolist() == one.lengths.tolist() and other.row.tolist() == one.row.tolist()
+        assert shared.items[other.item].tolist() == apart.items[one.item].tolist()
+    for name in ("weight", "age", "position"):
+        pairs = [np.array(ids(b, f"bought_{name}"))[b.sequences["bought"].side.numpy()] for b in (apart, shared)]  # type: ignore[union-attr]
+        assert pairs[0].tolist() == pairs[1].tolist()
+
+
 def test_many_combinations_of_sides_give_the_same(samples, monkeypatch):
     window = window_of(samples, "test")
     few = Collator(samples).collate(window, np.arange(40))
@@ -142,9 +160,11 @@ def test_the_oov_rate_replaces_that_share_in_training_only(dataset):
     assert ids(dropped[0], "item") == ids(plain, "item") and ids(dropped[0], "age") == ids(plain, "age")
 
 
+@pytest.mark.parametrize("root", ["files", "memory"])
 @pytest.mark.parametrize("actions", [None, (0,), (1,), (0, 1)])
-def test_counts_and_positions_by_action(dataset, actions, tmp_path):
+def test_counts_and_positions_by_action(dataset, actions, root):
     behaviors = dataset.behaviors()
+    behaviors = replace(behaviors, root=None) if root == "memory" else behaviors
     histories, rng = Histories(behaviors, actions), np.random.default_rng(0)
     rows = rng.integers(0, len(behaviors.offsets) - 1, 60)
     ends = rng.integers(0, np.diff(behaviors.offsets)[rows] + 1)
