@@ -1,8 +1,12 @@
 """Parameters of the simulated marketplace. docs/marketplace.md states where each default comes from."""
 
+from pathlib import Path
+
 from pydantic import Field, model_validator
 
-from data.config import Config
+from data.config import Config, load_config
+
+MARKET_FILE = "market.yaml"
 
 
 class Market(Config):
@@ -10,8 +14,11 @@ class Market(Config):
 
     seed: int = Field(0, ge=0, description="seed of everything")
     days: int = Field(14, ge=3, description="days of logs")
+    later_days: int = Field(
+        7, ge=0, description="days after the logs for which products are listed already; an online test plays them"
+    )
     first_day: int = Field(1_735_689_600, ge=0, description="Unix seconds of the first midnight")
-    items: int = Field(1200, ge=50, description="SKUs ever born")
+    items: int = Field(1200, ge=50, description="SKUs born during the logs")
     skus_per_spu: float = Field(1.6, ge=1, description="mean SKUs of a product; they differ in colour only")
     born_later: float = Field(0.3, ge=0, lt=1, description="share of products born after the first day")
     colour_named: float = Field(0.5, ge=0, le=1, description="share of titles that name the colour")
@@ -33,8 +40,12 @@ class Market(Config):
     category_share: float = Field(0.2, ge=0, le=1, description="share explained by the user's category preference")
     price_share: float = Field(0.1, ge=0, le=1, description="share explained by price against the user's price level")
     taste_drift: float = Field(0.05, ge=0, le=1, description="share of a user's taste that is renewed every day")
+    margin: float = Field(0.3, gt=0, le=1, description="share of an order's price that is worth something to a seller")
+    bid_shading: float = Field(0.5, gt=0, le=1, description="median bid as a share of what a click is worth")
+    bid_spread: float = Field(0.3, ge=0, description="sigma of a seller's lognormal deviation from the median bid")
+    reserve: float = Field(0.05, ge=0, lt=0.5, description="quantile of a category's bids below which none takes part")
     exploration: float = Field(0.2, gt=0, le=1, description="probability that a slot is filled uniformly")
-    greed: float = Field(1.0, ge=0, description="inverse temperature of the logging policy, per logit")
+    greed: float = Field(1.0, ge=0, description="exponent of bid x pCTR in the logging policy's lottery for a slot")
     cart_rate: float = Field(0.2, ge=0, le=1, description="carts a click")
     order_rate: float = Field(0.35, ge=0, le=1, description="orders a cart")
     image_size: int = Field(96, ge=16, le=1024, description="width and height of a photo, pixels")
@@ -49,3 +60,11 @@ class Market(Config):
         if self.candidates < self.slots:
             raise ValueError(f"candidates = {self.candidates} cannot fill slots = {self.slots}")
         return self
+
+
+def world_of(logs: Path) -> Market:
+    """The world that wrote the logs in a folder.
+
+    Raises InputError if the folder holds no simulated logs.
+    """
+    return load_config(logs / MARKET_FILE, Market)

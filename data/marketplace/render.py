@@ -27,14 +27,19 @@ class PhotoTar:
     ) -> None:
         self._tar.close()
 
-    def add(self, key: str, photo: np.ndarray, quality: int = 88) -> None:
-        """Append (H, W, 3) uint8 as a JPEG."""
-        data = io.BytesIO()
-        Image.fromarray(photo).save(data, "JPEG", quality=quality)
+    def add(self, key: str, data: bytes) -> None:
+        """Append an encoded photo."""
         info = tarfile.TarInfo(key)
-        info.size = data.tell()
-        data.seek(0)
-        self._tar.addfile(info, data)
+        info.size = len(data)
+        self._tar.addfile(info, io.BytesIO(data))
+        self._tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  (else memory grows with the photos)
+
+
+def jpeg(photo: np.ndarray, quality: int) -> bytes:
+    """(H, W, 3) uint8 as a JPEG."""
+    data = io.BytesIO()
+    Image.fromarray(photo).save(data, "JPEG", quality=quality)
+    return data.getvalue()
 
 
 def catalogue_photo(items: Items, item: int, size: int, seed: int) -> np.ndarray:
@@ -118,9 +123,15 @@ def _background(x: np.ndarray, y: np.ndarray, clutter: float, rng: np.random.Gen
         cx, cy = rng.uniform(-1, 1, 2).tolist()
         wide, high = rng.uniform(0.1, 0.35, 2).tolist()
         colour = hsv(rng.random(), 0.25 + 0.3 * rng.random(), 0.6 + 0.35 * rng.random())
-        where = ((np.abs(x - cx) < wide) & (np.abs(y - cy) < high))[:, :, None]
-        canvas = np.where(where, 0.35 * canvas + 0.65 * colour, canvas)
+        rows = slice(*_within(y[:, 0], cy, high))
+        columns = slice(*_within(x[0], cx, wide))
+        canvas[rows, columns] = 0.35 * canvas[rows, columns] + 0.65 * colour
     return canvas
+
+
+def _within(axis: np.ndarray, centre: float, reach: float) -> tuple[int, int]:
+    """First and last + 1 place of an ascending axis that lies within `reach` of the centre."""
+    return int(np.searchsorted(axis, centre - reach, "right")), int(np.searchsorted(axis, centre + reach, "left"))
 
 
 def _silhouette(category: str, x: np.ndarray, y: np.ndarray, roundness: float) -> np.ndarray:

@@ -52,11 +52,15 @@ class Sessions:
     query: Query
 
 
-def draw_sessions(items: Items, users: Users, market: Market, day: int, rng: np.random.Generator) -> Sessions:
-    """One day's sessions."""
-    count = market.sessions_per_day
+def draw_sessions(
+    items: Items, users: Users, market: Market, day: int, rng: np.random.Generator, part: tuple[int, int] | None = None
+) -> Sessions:
+    """One day's sessions, or those numbered part[0] to part[1], which come in their share of the day."""
+    first, last = part or (0, market.sessions_per_day)
+    count = last - first
     user = rng.choice(market.users, count, p=users.activity)
-    at = market.first_day + day * DAY + np.sort(rng.integers(0, DAY, count))
+    begin, end = (DAY * number // market.sessions_per_day for number in (first, last))
+    at = market.first_day + day * DAY + np.sort(rng.integers(begin, end, count))
     wish = np.exp(users.category[user])
     category = (np.cumsum(wish, 1) > rng.random((count, 1)) * wish.sum(1, keepdims=True)).argmax(1)
     photo = rng.random(count) < market.image_queries

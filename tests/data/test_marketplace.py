@@ -2,6 +2,7 @@
 
 import colorsys
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,22 @@ import yaml
 from data.dataset import Dataset
 from data.errors import InputError
 from data.images import load_image, open_images
+from data.marketplace import studio
 from data.marketplace.__main__ import main
 from data.marketplace.catalogue import CATEGORIES, make_items
-from data.marketplace.config import Market
-from data.marketplace.exposure import retrieve, show
+from data.marketplace.config import Market, world_of
+from data.marketplace.exposure import charges, draw, propensities, rank, retrieve
+from data.marketplace.response import draw_luck, respond
 from data.marketplace.sessions import draw_sessions
-from data.marketplace.simulate import simulate
+from data.marketplace.simulate import ClickRates, simulate
 from data.marketplace.style import COLOURS, STYLE_DIM, colour_vector, draw_styles
+from data.marketplace.traffic import PART_SESSIONS, draw_traffic, users_by_day
 from data.marketplace.users import make_users
 from data.marketplace.utility import content_term, true_ctr, utility
 from data.prepare import prepare
 from data.sources.tabular import Tabular
 
-SMALL = Market(days=5, items=300, users=200, sessions_per_day=400, image_size=32)
+SMALL = Market(days=5, later_days=2, items=300, users=200, sessions_per_day=400, image_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,17 @@ def test_the_same_world_is_the_same_to_the_last_byte(raw, tmp_path):
     other = digests(simulate(SMALL.model_copy(update={"seed": 1}), tmp_path / "other"))
     same = [name for name, digest in digests(raw).items() if other[name] == digest]
     assert same == ["columns.yaml"]
+
+
+def test_many_hands_draw_the_same_photos(raw, monkeypatch):
+    jobs = [(item, None if item % 2 else item) for item in range(40)]
+    drawn = []
+    for enough in (1, 10**9):
+        monkeypatch.setattr(studio, "WORTH_A_POOL", enough)
+        with studio.Studio(make_items(SMALL), SMALL) as hands:
+            drawn.append(list(hands.draw(jobs)))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][1] == open_images({"kind": "tar", "path": str(raw / "photos.tar")}).read("sku-000001.jpg")
 
 
 def test_prepare_reads_it_like_any_log(raw, log, tmp_path):
@@ -90,8 +105,17 @@ def test_new_items_are_shown_only_after_they_are_born(log):
     born = make_items(SMALL).born
     day = (log["time"].to_numpy() - SMALL.first_day) // 86_400
     item = log["sku"].str.slice(4).cast(pl.Int64).to_numpy()
-    assert (born[item] <= day).all() and len(np.unique(born)) == SMALL.days
+    assert (born[item] <= day).all() and len(np.unique(born)) == SMALL.days + SMALL.later_days
     assert len(set(item[day > 0]) & set(np.flatnonzero(born > 0))) > 30
+
+
+def test_products_go_live_at_one_rate_before_and_after_the_logs():
+    market = Market(items=6000, days=10, later_days=5)
+    items = make_items(market)
+    born = np.bincount(items.born[np.unique(items.spu, return_index=True)[1]], minlength=15)
+    assert len(born) == 15 and born[10:].mean() == pytest.approx(born[1:10].mean(), rel=0.15)
+    assert (items.born < 10).sum() == 6000 and (items.born[6000:] >= 10).all()
+    assert len(make_items(Market(items=6000, days=10, later_days=0))) == 6000
 
 
 def test_click_rates_are_in_the_documented_ranges(log):
@@ -106,8 +130,9 @@ def test_each_slot_s_propensities_sum_to_one_and_are_the_frequencies():
     rng, sessions = np.random.default_rng(0), 60_000
     candidates = np.tile(np.array([4, 7, 9, 11, -1]), (sessions, 1))
     score = np.tile(np.array([0.0, 1.0, -1.0, 0.5, 9.0]), (sessions, 1))
-    shown = show(candidates, score, market, rng)
-    assert (shown.item >= 0).all()
+    shown = draw(candidates, score, market, rng)
+    assert (shown.item >= 0).all() and (np.take_along_axis(candidates, shown.place, 1) == shown.item).all()
+    assert propensities(candidates, score, shown.place, market) == pytest.approx(shown.propensity)
     assert all(len(set(row)) == 3 for row in shown.item[:500].tolist())
     soft = np.exp(score[0, :4]) / np.exp(score[0, :4]).sum()
     for place, item in enumerate((4, 7, 9, 11)):
@@ -178,20 +203,99 @@ def test_retrieval_gives_born_items_of_the_category_and_prefers_what_is_asked_fo
     market = SMALL.model_copy(update={"candidates": 10})
     found = retrieve(items, market, 1, query, np.random.default_rng(0))
     assert (items.category[found] == query.category[:, None]).all() and (items.born[found] <= 1).all()
+    assert (items.bid[found] >= items.reserve[found]).all()
     assert all(len(set(row)) == 10 for row in found.tolist())
     photo = query.photographed >= 0
     hit = (found[photo] == query.photographed[photo, None]).any(1)
-    assert hit.mean() > 0.9
+    assert hit.mean() > 0.85
     everything = retrieve(items, SMALL, 1, query, np.random.default_rng(0))
-    alive = np.array([((items.category == c) & (items.born <= 1)).sum() for c in query.category])
+    alive = np.array([len(items.alive(c, 1)) for c in query.category])
     assert ((everything >= 0).sum(1) == np.minimum(40, alive)).all()
+
+
+def test_a_ranking_pays_second_prices_between_reserve_and_bid():
+    items = make_items(SMALL)
+    candidates = items.alive(0, 0)[None, :5]
+    pctr = np.array([[0.02, 0.05, 0.01, 0.03, 0.04]])
+    bid, worth = items.bid[candidates], items.bid[candidates] * pctr
+    shown = rank(candidates, np.log(worth), 3)
+    best = np.argsort(-worth[0])
+    assert shown.place[0].tolist() == best[:3].tolist() and (shown.propensity == 1).all()
+    paid = charges(candidates, shown.place, pctr, items)[0]
+    for slot, (own, following) in enumerate(pairwise(best[:4])):
+        expected = np.clip(worth[0, following] / pctr[0, own], items.reserve[candidates[0, own]], bid[0, own])
+        assert paid[slot] == pytest.approx(expected)
+        assert expected * pctr[0, own] >= worth[0, following] * (1 - 1e-9)
+    upside_down = charges(candidates, shown.place[:, ::-1], pctr, items)[0]
+    assert upside_down[:2] == pytest.approx(bid[0, best[2:0:-1]])  # outscored by the ad below: the whole bid, no more
+
+
+def test_bids_are_below_the_value_and_one_in_twenty_stays_out():
+    items = make_items(Market(items=4000))
+    assert (items.bid <= items.value).all() and np.median(items.bid / items.value) == pytest.approx(0.5, abs=0.1)
+    out = items.bid < items.reserve
+    assert out.mean() == pytest.approx(0.05, abs=0.01)
+    category = items.category == 0
+    assert np.log(items.bid[category]).std() == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_logs_hold_bids_and_what_clicks_cost(log):
+    items = make_items(SMALL)
+    item = log["sku"].str.slice(4).cast(pl.Int64).to_numpy()
+    assert (items.bid[item] >= items.reserve[item]).all() and (log["bid"].to_numpy() == items.bid[item]).all()
+    clicked = log.filter(pl.col("clicked") == 1)
+    assert (log.filter(pl.col("clicked") == 0)["charge"] == 0).all()
+    assert (clicked["charge"] <= clicked["bid"]).all() and (clicked["charge"] > 0).all()
+
+
+def test_chance_is_the_same_whatever_is_shown_where():
+    market = Market(cart_rate=0.5, order_rate=0.5)
+    luck = draw_luck(50_000, 4, np.random.default_rng(0))
+    place = np.tile(np.array([2, 0]), (50_000, 1))
+    click = np.full(place.shape, 0.4)
+    one, other = respond(luck, place, click, market), respond(luck, place[:, ::-1], click, market)
+    assert (one.done == other.done[:, :, ::-1]).all() and (one.delay == other.delay[:, :, ::-1]).all()
+    assert one.done.mean((1, 2)) == pytest.approx([0.4, 0.2, 0.1], abs=0.005)
+    more = respond(luck, place, click + 0.1, market)
+    assert (more.done >= one.done).all() and (one.done[1] <= one.done[0]).all()
+
+
+def test_a_day_in_parts_is_a_day():
+    market = Market(items=300, users=200, sessions_per_day=2 * PART_SESSIONS + 10)  # 8,202
+    _, users = next(users_by_day(market, first=3))
+    parts = list(draw_traffic(make_items(market), users, market, 3))
+    at = np.concatenate([part.sessions.at for part in parts])
+    request = np.concatenate([part.request for part in parts])
+    assert [len(part.request) for part in parts] == [2734, 2734, 2734]
+    assert (
+        (np.diff(at) >= 0).all() and at[0] >= market.first_day + 3 * 86_400 and at[-1] < market.first_day + 4 * 86_400
+    )
+    assert (request == 3 * market.sessions_per_day + np.arange(market.sessions_per_day)).all()
+    again, other = (next(draw_traffic(make_items(market), users, market, 3, replay)) for replay in (0, 1))
+    assert (again.candidates == parts[0].candidates).all() and (other.candidates != parts[0].candidates).any()
+
+
+def test_the_logging_policy_learns_at_night_and_takes_the_unknown_for_average():
+    rates = ClickRates(3, SMALL)
+    assert rates.rate() == pytest.approx([SMALL.ctr] * 3)
+    rates.see(np.array([[0, 1]] * 50), np.array([[True, False]] * 50))
+    assert rates.rate() == pytest.approx([SMALL.ctr] * 3)
+    rates.night()
+    assert rates.rate() == pytest.approx([0.75, 0.25, 0.5])
+
+
+def test_a_world_is_read_back_from_its_logs(raw):
+    assert world_of(raw) == SMALL
+    with pytest.raises(InputError, match=r"market\.yaml: no such config file"):
+        world_of(raw / "impressions")
 
 
 def test_photos_show_what_titles_do_not(raw):
     photos = open_images({"kind": "tar", "path": str(raw / "photos.tar")})
     items = make_items(SMALL)
     centre = [
-        np.asarray(load_image(photos, f"sku-{i:06d}.jpg"), float)[18:22, 14:18].mean((0, 1)) / 255 for i in range(300)
+        np.asarray(load_image(photos, f"sku-{i:06d}.jpg"), float)[18:22, 14:18].mean((0, 1)) / 255
+        for i in range(len(items))
     ]
     seen = np.array([colorsys.rgb_to_hsv(*rgb)[0] for rgb in centre])
     plain = (items.style.pattern == 0) & (items.category != CATEGORIES.index("lamp"))
@@ -219,7 +323,7 @@ def test_mistakes_are_named(raw, tmp_path):
 
 
 def test_the_command_writes_the_world_of_its_fields(tmp_path, capsys):
-    fields = ("days=3", "items=200", "users=50", "sessions_per_day=20", "image_size=16", "first_day=0")
+    fields = ("days=3", "items=300", "users=50", "sessions_per_day=20", "image_size=16", "first_day=0")
     words = [word for field in fields for word in ("--set", field)]
     assert main(["--out", str(tmp_path / "raw"), "--seed", "3", *words]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "raw")
