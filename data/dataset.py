@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from data.arrays import open_array
 from data.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -114,9 +115,9 @@ class Dataset:
 def _mapped(file: Path) -> np.ndarray:
     """A read-only memory map; InputError if the file is shorter than its header says."""
     try:
-        return np.load(file, mmap_mode="r")
-    except (ValueError, EOFError):
-        raise InputError(f"{file}: not a whole .npy file (truncated?); prepare the dataset again") from None
+        return open_array(file)
+    except InputError as error:
+        raise InputError(f"{error}; prepare the dataset again") from None
 
 
 def _require_whole(file: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from data import timeline
+from data.arrays import open_array
 from data.audit import audit
 from data.dataset import SCHEMA_VERSION, SPLITS, Dataset
 from data.errors import InputError
@@ -126,7 +127,7 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
     items.write_parquet(root / "items.parquet")
     users.write_parquet(root / "users.parquet")
     rejections.write(root / "rejected.parquet")
-    behaviors = np.load(root / "behaviors" / "item.npy", mmap_mode="r")
+    behaviors = open_array(root / "behaviors" / "item.npy")
     meta = {
         "schema_version": SCHEMA_VERSION,
         "source": about.name,
@@ -142,9 +143,7 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
         "rejected": rejections.counts,
         "notes": notes + list(getattr(source, "findings", [])),
         "sample_columns": _sample_columns(root),
-        "behavior_columns": {
-            p.stem: str(np.load(p, mmap_mode="r").dtype) for p in sorted((root / "behaviors").glob("*.npy"))
-        },
+        "behavior_columns": {p.stem: str(open_array(p).dtype) for p in sorted((root / "behaviors").glob("*.npy"))},
         "item_columns": {name: str(dtype) for name, dtype in items.schema.items()},
     }
     (root / "dataset.json").write_text(json.dumps(meta, indent=1))

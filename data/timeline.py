@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from data.arrays import open_array
 from data.dataset import SPLITS
 from data.given import empty_maps
 from data.progress import Progress
@@ -136,7 +137,7 @@ def walk(
     seen_behaviors, seen_samples = RunningCounts(users), RunningCounts(users)
     counts = {name: RunningCounts(entities.items if name.startswith("item") else users) for name in COUNTS}
     behaviors = None if given_histories else BehaviorWriter(out / "behaviors", entities.user_behaviors, about)
-    given = np.diff(np.load(out / "behaviors" / "offsets.npy")) if given_histories else None
+    given = np.diff(open_array(out / "behaviors" / "offsets.npy")) if given_histories else None
     writers = [SampleWriter(out / "samples" / split) for split in SPLITS]
     progress = Progress("preparing", entities.rows)
     for file in ordered:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from data.arrays import open_array
 from data.dataset import Dataset
 from data.errors import InputError
 from features import columns
@@ -93,7 +94,7 @@ class FeatureEncoder:
             raise InputError(f"{path}: no such file; the run holds no fitted feature encoder")
         facts = json.loads(path.read_text())
         vocabularies = {
-            table: Vocabulary(np.load(folder / f"vocabulary-{table}.npy"), v["rows"], v["hashed"])
+            table: Vocabulary(np.array(open_array(folder / f"vocabulary-{table}.npy")), v["rows"], v["hashed"])
             for table, v in facts["vocabularies"].items()
         }
         return cls(

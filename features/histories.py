@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.arrays import open_array
 from data.dataset import Behaviors
 
 
@@ -67,7 +68,7 @@ def _selection(behaviors: Behaviors, actions: tuple[int, ...]) -> np.ndarray:
     path = behaviors.root / f"select-{'-'.join(map(str, sorted(actions)))}.npy"
     if not path.exists():
         _write_selection(path, behaviors, actions)
-    return np.load(path, mmap_mode="r")
+    return open_array(path)
 
 
 def _write_selection(path: Path, behaviors: Behaviors, actions: tuple[int, ...], chunk: int = 1 << 24) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.arrays import open_array
 from data.errors import InputError
 
 Dtype = Literal["float16", "int8"]
@@ -41,7 +42,7 @@ class Version:
         self.number = int(folder.name[1:])
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         self.codes, self.scale, self.present = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("codes", "scale", "present")
+            open_array(folder / f"{name}.npy") for name in ("codes", "scale", "present")
         )
 
     def vectors(self, rows: np.ndarray, dim: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +72,7 @@ class Store:
     """A reader that swaps versions without a restart (dynamic loading): call `refresh` where a swap is welcome."""
 
     def __init__(self, root: Path | str) -> None:
-        """Raises InputError if `root` holds no version."""
+        """Raises InputError if `root` holds no version, or a broken one."""
         self.root = Path(root)
         self.current = self._newest()
 
