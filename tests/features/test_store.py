@@ -4,10 +4,13 @@ import multiprocessing
 import threading
 
 import numpy as np
+import polars as pl
 import pytest
 
 from data.errors import InputError
-from features.store import KEPT_VERSIONS, Store, StoreWriter, import_int8
+from features.store import Store
+from features.store_import import import_int8
+from features.store_writer import KEPT_VERSIONS, StoreWriter
 
 
 def unit(n, dim, seed=0):
@@ -163,3 +166,32 @@ def test_import_keeps_the_codes_and_counts_the_rest(tmp_path):
     np.testing.assert_allclose(out[:2], [[4 / 9, 4 / 9, -7 / 9, 0], [1 / 3, 2 / 3, 2 / 3, 0]], atol=1e-6)
     with StoreWriter(tmp_path, 3, 4, encoder="x") as writer, pytest.raises(InputError, match="need an int8 store"):
         import_int8(writer, ids, [])
+
+
+def ids_of(*names):
+    return pl.Series("item_id", names)
+
+
+def test_ids_come_back_as_they_were(tmp_path):
+    for ids in (ids_of(7, 3, -1), ids_of("é 1", "007", "")):
+        with StoreWriter(tmp_path, 3, 4, encoder="e", item_ids=ids) as writer:
+            assert writer.publish().item_ids.equals(ids)
+    for bad, told in (
+        (ids_of("a", "b\nc", "d"), "line break"),
+        (ids_of(1, None, 2), "1 nulls"),
+        (ids_of(1, 2), "2 item"),
+    ):
+        with pytest.raises(InputError, match=told):
+            StoreWriter(tmp_path, 3, 4, encoder="e", item_ids=bad)
+    assert publish(tmp_path, 1).meta["ids"] is None
+    with pytest.raises(InputError, match="no item ids"):
+        _ = Store(tmp_path).current.item_ids
+
+
+def test_a_killed_writer_s_folder_goes_and_a_living_one_stays(tmp_path):
+    (tmp_path / ".writing-killed").mkdir()
+    with StoreWriter(tmp_path, 3, 4, encoder="e") as first:
+        with StoreWriter(tmp_path, 3, 4, encoder="e") as second:
+            second.publish()
+        assert first.folder.is_dir() and not (tmp_path / ".writing-killed").exists()
+        assert first.publish().number == 2
