@@ -35,7 +35,7 @@ def audit(dataset: Dataset, seed: int = 0) -> Findings:
     """Run all checks; each problem names check, split, row, column, what was expected and found."""
     findings = Findings()
     behaviors = dataset.behaviors()
-    timed = dataset.meta["time"] == "unix seconds" and "history_row" not in dataset.meta["sample_columns"]
+    timed = dataset.timed_histories
     splits = [s for s in SPLITS if dataset.meta["counts"][s]]
     _behaviour_order(findings, behaviors, timed, seed)
     for split in splits:

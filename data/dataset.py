@@ -64,6 +64,11 @@ class Dataset:
         """Names of the action codes."""
         return self.meta["actions"]
 
+    @property
+    def timed_histories(self) -> bool:
+        """Whether behaviours carry times; ready-made histories have an order only."""
+        return self.meta["time"] == "unix seconds" and "history_row" not in self.meta["sample_columns"]
+
     def items(self) -> pl.LazyFrame:
         """items.parquet; row number = item index."""
         return pl.scan_parquet(self.root / "items.parquet")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from features import columns
 from features.columns import Buckets, Codes, Normaliser, entity_of
+from features.histories import SeenInTraining
 from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, Sequence, Side, side_name
 from features.vocabulary import Vocabulary
 
@@ -134,22 +136,23 @@ class _Fitting:
         every = max(1, -(-total // FIT_ROWS))
         self.train = dataset.samples("train").gather_every(every)
         self.schema = set(dataset.meta["sample_columns"])
+        self._seen = SeenInTraining(dataset)
 
     def vocabularies(self) -> dict[str, Vocabulary]:
         """One per table that holds ids."""
         counted: dict[str, list] = {}
         for feature in self.spec.features:
             if isinstance(feature, IdFeature):
-                counted.setdefault(feature.table or feature.name, []).append((feature, *self._count(feature.column)))
-        found = {}
-        for table, features in counted.items():
-            settings = self.spec.table(table)
-            found[table] = columns.fit_vocabulary(features, settings.min_count, settings.hash_rows)
+                counted.setdefault(feature.table or feature.name, []).append((feature, *self._count(feature)))
         for sequence in self.spec.sequences:
             for feature in sequence.side:
                 if isinstance(feature, IdFeature):
                     table = feature.table or side_name(sequence, feature)
-                    found[table] = self._side_vocabulary(feature)
+                    counted.setdefault(table, []).append((feature, *self._count_side(feature)))
+        found = {}
+        for table, features in counted.items():
+            settings = self.spec.table(table)
+            found[table] = columns.fit_vocabulary(features, settings.min_count, settings.hash_rows)
         return found
 
     def buckets(self) -> dict[str, Buckets]:
@@ -179,14 +182,25 @@ class _Fitting:
             prior = float(np.nansum(values) / max(float(np.nansum(per)), 1.0))
         return Normaliser(prior, *columns.dense_mean_scale(columns.transformed(feature, values, per, prior), weights))
 
-    def _count(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """(distinct values, train impressions) of an id column."""
-        entity = entity_of(column)
+    def _count(self, feature: IdFeature) -> tuple[np.ndarray, np.ndarray]:
+        """(distinct values, train impressions; behaviours too for a field of a sequence) of an id column."""
+        column, entity = feature.column, entity_of(feature.column)
         if entity != "sample":
-            return columns.count_values(columns.entity_column(self.tables[entity], column), self.weights[entity])
+            counts = self.weights[entity]
+            if any(feature.name in sequence.fields for sequence in self.spec.sequences):
+                counts = counts + self._behaved
+            return columns.count_values(columns.entity_column(self.tables[entity], column), counts)
         self._require(column)
         counts = self.dataset.samples("train").group_by(column).len().drop_nulls().collect(engine="streaming")
         return columns.raw_values(counts[column]), counts["len"].to_numpy()
+
+    @cached_property
+    def _behaved(self) -> np.ndarray:
+        """Behaviours of every item that train samples see; (items,) int64."""
+        items, counts = self.dataset.behaviors().item, np.zeros(len(self.weights["item"]), np.int64)
+        for at in self._seen:
+            counts += np.bincount(items[at], minlength=len(counts))
+        return counts
 
     def _numbers(self, column: str) -> tuple[np.ndarray, np.ndarray | None]:
         """(values, weights) of a numeric column over train rows (of an entity: by its train impressions)."""
@@ -203,22 +217,18 @@ class _Fitting:
     def _require(self, column: str) -> None:
         columns.pick(pl.DataFrame(schema={name: pl.Null for name in sorted(self.schema)}), column, "samples")
 
-    def _side_vocabulary(self, feature: IdFeature) -> Vocabulary:
-        if feature.column == "action":
-            codes = np.arange(len(self.dataset.actions))
-            return Vocabulary.fit(codes, np.ones(len(codes)), 1)
+    def _count_side(self, feature: IdFeature) -> tuple[np.ndarray, np.ndarray]:
+        """(distinct values, behaviours) of a whole-number column, over the behaviours that train samples see."""
         behaviors = self.dataset.behaviors()
-        values = behaviors.side.get(feature.column)
-        if values is None or values.dtype.kind not in "iu":
-            whole = sorted(n for n, v in behaviors.side.items() if v.dtype.kind in "iu")
+        whole = {name: v for name, v in behaviors.side.items() if v.dtype.kind in "iu"} | {"action": behaviors.action}
+        if feature.column not in whole:
             raise InputError(
                 f"side feature {feature.name!r}: {feature.column!r} is no whole-number column of the behaviours "
-                f"(those are: {', '.join(['action', *whole])})"
+                f"(those are: {', '.join(sorted(whole))})"
             )
-        distinct = np.unique(
-            np.concatenate([np.unique(values[i : i + (1 << 24)]) for i in range(0, len(values), 1 << 24)])
-        )
-        return Vocabulary.fit(distinct.astype(np.int64), np.ones(len(distinct)), 1)
+        parts = [np.unique(whole[feature.column][at], return_counts=True) for at in self._seen]
+        values, inverse = np.unique(np.concatenate([v for v, _ in parts]).astype(np.int64), return_inverse=True)
+        return values, np.bincount(inverse, np.concatenate([n for _, n in parts]), minlength=len(values))
 
     def _side_buckets(self, feature: BucketFeature) -> Buckets:
         behaviors = self.dataset.behaviors()
@@ -227,7 +237,12 @@ class _Fitting:
             raise InputError(
                 f"side feature {feature.name!r}: no column {feature.column!r} (there are: {', '.join(known)})"
             )
-        if feature.boundaries is None and feature.column in BEHAVIOR_COLUMNS:
+        if feature.column == "age" and not self.dataset.timed_histories:
+            raise InputError(f"side feature {feature.name!r}: this dataset's behaviours have an order but no times")
+        if feature.boundaries is not None:
+            return columns.cut_points(feature, np.empty(0))
+        if feature.column in BEHAVIOR_COLUMNS:
             raise InputError(f"side feature {feature.name!r}: {feature.column!r} needs boundaries, not quantiles")
-        values = behaviors.side.get(feature.column, np.empty(0))
-        return columns.cut_points(feature, values[:: max(1, len(values) // FIT_ROWS)].astype(np.float64))
+        every = max(1, self._seen.total // FIT_ROWS)
+        values = [behaviors.side[feature.column][at[::every]] for at in self._seen]
+        return columns.cut_points(feature, np.concatenate(values).astype(np.float64))

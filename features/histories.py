@@ -2,13 +2,19 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from data.arrays import open_array
-from data.dataset import Behaviors
+from data.dataset import Behaviors, Dataset
+
+PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,36 @@ class Histories:
         if self._selected is None:
             return start, end
         return np.searchsorted(self._selected, start), np.searchsorted(self._selected, end)
+
+
+class SeenInTraining:
+    """Places in the behaviour arrays that some train sample sees, a piece at a time: what may be learnt from them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    @cached_property
+    def _spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """(start, length) of every CSR row's part before its last train sample."""
+        offsets = self._dataset.behaviors().offsets
+        row = "history_row" if "history_row" in self._dataset.meta["sample_columns"] else "user"
+        last = self._dataset.samples("train").group_by(row).agg(pl.col("history_end").max())
+        found = last.collect(engine="streaming")
+        lengths = np.zeros(len(offsets) - 1, np.int64)
+        lengths[found[row].to_numpy()] = found["history_end"].to_numpy()
+        return np.asarray(offsets[:-1]), lengths
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return int(self._spans[1].sum())
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Arrays of about PIECE places (one at least, if empty)."""
+        starts, lengths = self._spans
+        cuts = np.searchsorted(np.cumsum(lengths), np.arange(PIECE, self.total, PIECE))
+        for first, last in pairwise([0, *cuts, len(lengths)]):
+            yield ranges(starts[first:last], lengths[first:last])
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -21,7 +21,12 @@ class Table(Config):
     """An embedding table; features that name the same table share its vocabulary and its rows."""
 
     dim: int = Field(16, ge=1, le=4096, description="width of a row")
-    min_count: int = Field(1, ge=1, description="train impressions a value needs for a row of its own; else OOV")
+    min_count: int = Field(
+        1,
+        ge=1,
+        description="train impressions (and behaviours, where a sequence reads the table) a value needs for a row of "
+        "its own; else OOV",
+    )
     hash_rows: int | None = Field(
         None, ge=2, description="hash values into this many rows instead of keeping a vocabulary"
     )
@@ -115,6 +120,14 @@ class FeatureSpec(Config):
                     f"sequence {sequence.name!r}: field {wrong[0]!r} is no item feature "
                     f"(those are: {', '.join(sorted(items))})"
                 )
+        cut = {f.name for f in self.features if isinstance(f, BucketFeature)}
+        cut |= {side_name(s, f) for s in self.sequences for f in s.side if isinstance(f, BucketFeature)}
+        for table in self.tables_in_use():
+            users = [name for t, name in self.lookups() if t == table]
+            buckets = [name for name in users if name in cut]
+            if buckets and len(buckets) < len(users):
+                values = next(name for name in users if name not in cut)
+                raise ValueError(f"table {table!r} cannot hold both the buckets of {buckets[0]} and values of {values}")
         unknown = sorted(set(self.tables) - {t for t, _ in self.lookups()})
         if unknown:
             raise ValueError(f"table {unknown[0]!r} is used by no feature")

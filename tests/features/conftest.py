@@ -14,7 +14,7 @@ from tests.data.toy_log import T0, ToyLog, random_rows
 
 SPEC = {
     "default_table": {"dim": 8},
-    "tables": {"item": {"dim": 16, "min_count": 40}, "hour": {"hash_rows": 7}},
+    "tables": {"item": {"dim": 16, "min_count": 70}, "hour": {"hash_rows": 7}},
     "features": [
         {"kind": "id", "name": "user", "column": "user"},
         {"kind": "id", "name": "item", "column": "item"},

@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from data.dataset import Dataset
 from data.errors import InputError
+from data.prepare import prepare
 from features.encoder import FeatureEncoder
 from features.samples import SampleEncoder
 from features.spec import FeatureSpec, Table
+from tests.data.toy_log import T0, ToyLog, random_rows
 from tests.features.conftest import SPEC
 
 
@@ -25,10 +27,20 @@ def train(dataset) -> pl.DataFrame:
     return dataset.samples("train").collect()
 
 
-def test_an_id_needs_its_count_of_train_rows(encoder, dataset, train):
+@pytest.fixture(scope="module")
+def seen(dataset, train) -> list[int]:
+    """Places of the behaviours that a train sample sees, by a loop."""
+    offsets, places = dataset.behaviors().offsets, set()
+    for user, end in train.select("user", "history_end").iter_rows():
+        places |= set(range(offsets[user], offsets[user] + end))
+    assert len(places) < 0.8 * offsets[-1]
+    return sorted(places)
+
+
+def test_an_id_needs_its_count_of_train_rows_and_of_behaviours_seen(encoder, dataset, train, seen):
     ids = dataset.items().collect()["item_id"].to_list()
-    shown = train["item"].to_list()
-    often = sorted(ids[i] for i in range(len(ids)) if shown.count(i) >= 40)
+    shown = train["item"].to_list() + dataset.behaviors().item[seen].tolist()
+    often = sorted(ids[i] for i in range(len(ids)) if shown.count(i) >= 70)
     assert 0 < len(often) < len(ids)
     assert encoder.vocabularies["item"].values.tolist() == often and encoder.rows("item") == len(often) + 1
     assert encoder.rows("hour") == 7 and encoder.vocabularies["hour"].hashed
@@ -46,6 +58,38 @@ def test_a_value_seen_after_training_only_is_oov(toy, spec):
 
     dataset.samples = shifted  # type: ignore[method-assign]
     assert FeatureEncoder.fit(spec, dataset).fingerprint == reference.fingerprint
+
+
+def test_side_features_are_learnt_from_the_behaviours_seen_in_training(dataset, seen):
+    weight, action = dataset.behaviors().side["weight"], dataset.behaviors().action[seen].tolist()
+    found = FeatureEncoder.fit(side(kind="bucket", column="weight", quantiles=4), dataset).buckets["s_x"]
+    assert found.cuts.tolist() == np.unique(np.quantile(weight[seen].astype(np.float64), [0.25, 0.5, 0.75])).tolist()
+    assert found.cuts.tolist() != np.quantile(weight.astype(np.float64), [0.25, 0.5, 0.75]).tolist()
+    fewer, more = sorted((action.count(code), code) for code in (0, 1))
+    assert fewer[0] < more[0]
+    spec = side({"s_x": {"min_count": more[0]}}, kind="id", column="action")
+    assert FeatureEncoder.fit(spec, dataset).vocabularies["s_x"].values.tolist() == [more[1]]
+    hashed = FeatureEncoder.fit(side({"s_x": {"hash_rows": 5}}, kind="id", column="action"), dataset)
+    assert hashed.rows("s_x") == 5
+
+
+def test_a_side_feature_shares_the_table_of_another(dataset):
+    spec = side({"item": {"min_count": 1}}, kind="id", column="action", table="item")
+    ids = dataset.items().collect()["item_id"].to_list()
+    assert FeatureEncoder.fit(spec, dataset).vocabularies["item"].values.tolist() == [0, 1, *sorted(ids)]
+
+
+def test_an_item_of_histories_has_a_row_though_it_was_never_shown(tmp_path):
+    """Behaviours of elsewhere: their items are trained on as behaviours, unless no sequence reads them."""
+    rows = random_rows(900).with_columns(user_id=pl.lit(7, pl.Int64))
+    changes = {"item_id": 77, "ts": T0 - 5000, "sample": False, "action": 1}
+    bought = rows.head(1).with_columns(pl.lit(v, rows.schema[name]).alias(name) for name, v in changes.items())
+    prepare(ToyLog(pl.concat([rows, bought])), tmp_path / "d")
+    dataset = Dataset(tmp_path / "d")
+    spec = side(kind="id", column="action")
+    assert 77 in FeatureEncoder.fit(spec, dataset).vocabularies["item"].values
+    alone = FeatureSpec.model_validate({"features": [f.model_dump() for f in spec.features]})
+    assert 77 not in FeatureEncoder.fit(alone, dataset).vocabularies["item"].values
 
 
 def test_means_and_quantiles_are_those_of_train_rows(encoder, train):
@@ -147,10 +191,10 @@ def test_a_wrong_feature_is_one_line(dataset, feature, message):
     assert str(error.value) == message
 
 
-def side(**feature: object) -> FeatureSpec:
+def side(tables: dict | None = None, **feature: object) -> FeatureSpec:
     features = [{"kind": "id", "name": "item", "column": "item"}]
     sequence = {"name": "s", "fields": ["item"], "side": [{"name": "x", **feature}]}
-    return FeatureSpec.model_validate({"features": features, "sequences": [sequence]})
+    return FeatureSpec.model_validate({"features": features, "sequences": [sequence], "tables": tables or {}})
 
 
 @pytest.mark.parametrize(
@@ -178,6 +222,15 @@ def test_a_wrong_side_feature_is_one_line(dataset, wrong, message):
     [
         ({"features": [SPEC["features"][0]] * 2, "sequences": [], "tables": {}}, "names used twice: user"),
         ({"tables": {"itm": {}}}, "table 'itm' is used by no feature"),
+        (
+            {
+                "features": [
+                    *SPEC["features"],
+                    {"kind": "bucket", "name": "b", "column": "c", "boundaries": [1], "table": "user"},
+                ]
+            },
+            "table 'user' cannot hold both the buckets of b and values of user",
+        ),
         ({"sequences": [{"name": "s", "fields": ["user"]}]}, "field 'user' is no item feature"),
         ({"features": [{"kind": "bucket", "name": "b", "column": "c"}]}, "give exactly one of boundaries, quantiles"),
         (
@@ -198,3 +251,10 @@ def test_lookups_and_tables_keep_their_order(spec):
     ]  # fmt: skip
     assert spec.table("item").dim == 16 and spec.table("shop") == Table(dim=8)  # pyright: ignore[reportCallIssue]
     assert spec.table("hour").hash_rows == 7
+
+
+def test_an_age_needs_times(toy):
+    dataset = Dataset(toy)
+    dataset.meta["time"] = "row order"
+    with pytest.raises(InputError, match=r"^side feature 'x': this dataset's behaviours have an order but no times$"):
+        FeatureEncoder.fit(side(kind="bucket", column="age", boundaries=[60]), dataset)
