@@ -5,7 +5,7 @@ V values of a feature, F dense features, S distinct side combinations of a seque
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Batch:
             hold U bags end to end, sample and user features B, side features S; `bags` has the lengths of lists.
         bags: feature of kind `ids` -> (U or B,) int64 list lengths.
         dense: (B, F) float32. sequences: by name.
+        vectors: by name, (U,) int64 rows in the table of item vectors; 0 where the item has no vector.
     """
 
     row: Tensor
@@ -50,6 +51,7 @@ class Batch:
     bags: dict[str, Tensor]
     dense: Tensor
     sequences: dict[str, SequenceBatch]
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label)

@@ -76,6 +76,7 @@ class Collator:
             bags={name: _tensor(lengths) for name, lengths in bags.items()},
             dense=_tensor(window.dense[chosen]),
             sequences=sequences,
+            vectors={name: _tensor(source.rows(items)) for name, source in self.samples.vectors.items()},
         )
 
     def _keyed(self, keys: list[str], values: dict[str, np.ndarray]) -> KeyedJaggedTensor:

@@ -13,6 +13,7 @@ from features.encoder import FeatureEncoder
 from features.entities import Entities, dense_columns, encode_entities
 from features.histories import Histories
 from features.spec import BucketFeature, DenseFeature, IdFeature
+from features.vector_source import VectorSource
 
 POINTERS = ("ts", "user", "item", "label", "history_end")
 
@@ -50,11 +51,14 @@ class SampleEncoder:
         self,
         encoder: FeatureEncoder,
         dataset: Dataset,
+        vectors: dict[str, VectorSource] | None = None,
         items: Entities | None = None,
         users: Entities | None = None,
     ) -> None:
-        """`items`, `users`: the dataset's, where they are encoded already."""
-        self.encoder, self.dataset = encoder, dataset
+        """`vectors`: the opened stores by name, for those that the spec asks for. `items`, `users`: the dataset's,
+        where they are encoded already."""
+        self.encoder, self.dataset, self.vectors = encoder, dataset, vectors or {}
+        assert set(self.vectors) == {v.name for v in encoder.spec.vectors}
         self.items = items or encode_entities(encoder, "item", dataset.items().collect())
         self.users = users or encode_entities(encoder, "user", dataset.users().collect())
         self._histories = {

@@ -97,11 +97,39 @@ class Sequence(Config):
     side: tuple[Side, ...] = Field((), description="features of the behaviour itself")
 
 
+VectorMode = Literal["frozen", "projected", "finetuned"]
+
+
+class ItemVectors(Config):
+    """Multimodal vectors of the items: a representation store, given at start-up as `--store NAME=DIR`.
+
+    Modes: `frozen` (as stored); `projected` (as stored plus a trained residual MLP of them); `finetuned` (the table is
+    trained).
+    """
+
+    name: Name
+    dim: int | None = Field(
+        None, ge=1, description="width: a Matryoshka prefix of the stored vectors, scaled to length 1; None: all of it"
+    )
+    mode: VectorMode = "frozen"
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="learning rate of the table (finetuned; None: train.tables.lr) or of the MLP (projected; None: "
+        "train.dense.lr)",
+    )
+    projection: tuple[int, ...] = Field((128,), min_length=1, description="projected: hidden widths of the MLP")
+    shuffle: int | None = Field(
+        None, ge=0, description="seed: permute the vectors among the items that have one (a control without content)"
+    )
+
+
 class FeatureSpec(Config):
     """All inputs of a ranker."""
 
     features: tuple[Feature, ...]
     sequences: tuple[Sequence, ...] = ()
+    vectors: tuple[ItemVectors, ...] = ()
     tables: dict[Name, Table] = Field(default_factory=dict, description="tables that differ from the defaults")
     default_table: Table = Table()  # pyright: ignore[reportCallIssue]
 
@@ -109,6 +137,7 @@ class FeatureSpec(Config):
     def _consistent(self) -> "FeatureSpec":
         names = [f.name for f in self.features] + [s.name for s in self.sequences]
         names += [side_name(s, f) for s in self.sequences for f in s.side]
+        names += [v.name for v in self.vectors]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"names used twice: {', '.join(twice)}")
@@ -131,6 +160,9 @@ class FeatureSpec(Config):
         unknown = sorted(set(self.tables) - {t for t, _ in self.lookups()})
         if unknown:
             raise ValueError(f"table {unknown[0]!r} is used by no feature")
+        for vectors in self.vectors:
+            if vectors.name in self.tables_in_use():
+                raise ValueError(f"vectors {vectors.name!r} have the name of a table")
         return self
 
     def table(self, name: str) -> Table:

@@ -83,6 +83,18 @@ class Version:
         return out, mask
 
 
+def open_version(root: Path | str, number: int) -> Version:
+    """The version `number` of a store, whatever was published since.
+
+    Raises InputError if it is not there (a store keeps the last KEPT_VERSIONS).
+    """
+    try:
+        return Version(_folder(Path(root), number))
+    except FileNotFoundError:
+        kept = ", ".join(map(str, _numbers(Path(root)))) or "none"
+        raise InputError(f"{root}: version {number} of the store is gone; versions there: {kept}") from None
+
+
 class Store:
     """A reader that swaps versions without a restart (dynamic loading): call `refresh` where a swap is welcome."""
 

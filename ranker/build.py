@@ -1,11 +1,19 @@
 """Building a ranker: fresh from a recipe, or trained from a run directory."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
+from data.dataset import Dataset
+from data.errors import InputError
 from features.encoder import FeatureEncoder
 from features.ranks import Ranks
+from features.samples import SampleEncoder
+from features.spec import FeatureSpec
+from features.vector_source import VectorSource, open_sources
 from ranker.checkpoint import Checkpoints
 from ranker.config import Recipe
 from ranker.model import Ranker
@@ -13,21 +21,45 @@ from ranker.run_folder import RunFolder
 from ranker.sharding import distribute
 
 
-def build_ranker(
-    recipe: Recipe, encoder: FeatureEncoder, ranks: Ranks
-) -> tuple[DistributedModelParallel, ShardingPlan]:
+def build_ranker(recipe: Recipe, samples: SampleEncoder, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:
     """A ranker with initial weights from the recipe's seed, sharded over the ranks."""
     torch.manual_seed(recipe.seed)
-    model = Ranker(recipe, encoder, torch.device("meta"))
-    return distribute(model, recipe, ranks)
+    model = Ranker(recipe, samples.encoder, samples.vectors, torch.device("meta"))
+    return distribute(model, recipe, samples.vectors, ranks)
 
 
-def load_ranker(run: RunFolder, ranks: Ranks, which: str = "best") -> tuple[DistributedModelParallel, FeatureEncoder]:
-    """The trained ranker of a run, in evaluation mode, and its feature encoder.
+def load_ranker(
+    run: RunFolder, dataset: Dataset, ranks: Ranks, which: str = "best", stores: dict[str, Path] | None = None
+) -> tuple[DistributedModelParallel, SampleEncoder]:
+    """The trained ranker of a run, in evaluation mode, and the encoder of a dataset's samples for it.
 
-    Raises InputError if the run has no checkpoint.
+    `stores`: representation stores by name, instead of those that the run recorded.
+    Raises InputError if the run has no checkpoint, or for a store that does not fit.
     """
     recipe, encoder = run.recipe(), FeatureEncoder.load(run.encoder)
-    model, _ = build_ranker(recipe, encoder, ranks)
+    samples = SampleEncoder(encoder, dataset, run_sources(run, encoder.spec, dataset, stores or {}))
+    model, _ = build_ranker(recipe, samples, ranks)
     Checkpoints(run.checkpoints, encoder.fingerprint, ranks).load(which, model)
-    return model.eval(), encoder
+    return model.eval(), samples
+
+
+def run_sources(
+    run: RunFolder, spec: FeatureSpec, dataset: Dataset, stores: dict[str, Path]
+) -> dict[str, VectorSource]:
+    """The stores of a run: the recorded version at the recorded path, or the newest of those given instead.
+
+    Raises InputError for a store that is gone or unfit, or that holds vectors of another encoder.
+    """
+    recorded: dict[str, dict[str, Any]] = run.meta().get("stores", {})
+    paths = {name: Path(facts["path"]) for name, facts in recorded.items()} | stores
+    versions = {name: facts["version"] for name, facts in recorded.items() if name not in stores}
+    sources = open_sources(spec, dataset, paths, versions)
+    for name, source in sources.items():
+        then, now = recorded[name], source.facts()
+        for field in ("encoder", "dim") if name in stores else ("fingerprint",):
+            if then[field] != now[field]:
+                raise InputError(
+                    f"{source.root}: vectors {name!r} of {run.root} had {field} {then[field]}, this store has "
+                    f"{now[field]}; give the run's own with --store {name}=DIR"
+                )
+    return sources

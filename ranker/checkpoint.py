@@ -2,6 +2,8 @@
 
 checkpoints/step-00000120/ holds the sharded tensors (model, optimizers) and state.json (position, schema, log sums);
 `last` and `best` are links. A folder under its final name is complete: it is written under a hidden name first.
+Vectors that training does not change are not copied: the run's meta.json names their store, its version and
+fingerprint, and building the ranker reads them from there.
 """
 
 import json
@@ -9,7 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from data.errors import InputError
 from data.files import write_json
 from features.ranks import Ranks
+from ranker.model import Ranker
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Checkpoints:
                 part.mkdir()
             dist.barrier()
             state = {
-                "model": model.state_dict(),
+                "model": _own(model),
                 "optimizer": optimizer.state_dict(),
                 "rng": {_rng_key(self.ranks): _rng()},
             }
@@ -98,7 +101,7 @@ class Checkpoints:
                 f"({facts['schema'][:12]}, this recipe and dataset give {self.schema[:12]}); "
                 "train in a new --out, or restore the recipe's features and the dataset"
             )
-        state: dict[str, Any] = {"model": model.state_dict()}
+        state: dict[str, Any] = {"model": _own(model)}
         if optimizer is not None:
             state["optimizer"] = optimizer.state_dict()
             key = _rng_key(self.ranks)
@@ -111,7 +114,7 @@ class Checkpoints:
             raise InputError(
                 f"{folder.resolve()}: the checkpoint is damaged or does not fit the model: {reason}"
             ) from None
-        model.load_state_dict(state["model"])
+        model.load_state_dict(model.state_dict() | state["model"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
             for saved in state.get("rng", {}).values():
@@ -131,6 +134,12 @@ class Checkpoints:
         for path in self.folder.iterdir():
             if not path.is_symlink() and path.name.lstrip(".").startswith("step-") and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _own(model: DistributedModelParallel) -> dict[str, Any]:
+    """The state that training may have changed: all but tables whose content is a version of a store."""
+    stored = tuple(f"vectors.collections.{name}." for name in cast(Ranker, model.module).stored)
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(stored)}
 
 
 def _rng() -> dict[str, torch.Tensor]:

@@ -21,6 +21,16 @@ class SequenceModel(Config):
     head_dim: int = Field(16, ge=1, description="mha: width of a head")
 
 
+class Concat(Config):
+    """The target's vector as it is, and whether there is one."""
+
+    kind: Literal["concat"]
+    vectors: Name = Field(description="which of features.vectors")
+
+
+Mechanism = Concat
+
+
 class Interaction(Config):
     """How the feature vectors meet before the tower."""
 
@@ -33,6 +43,7 @@ class Model(Config):
     """The ranker's dense part."""
 
     sequences: dict[Name, SequenceModel] = Field(default_factory=dict, description="by sequence; default DIN")
+    content: tuple[Mechanism, ...] = Field((), description="how item vectors enter, each beside the others")
     interaction: Interaction = Interaction()  # pyright: ignore[reportCallIssue]
     tower: tuple[int, ...] = Field((128, 64), description="widths of the tower")
     activation: Activation = "relu"
@@ -110,4 +121,14 @@ class Recipe(Config):
                 raise ValueError(
                     f"model.sequences.{name}: no such sequence in features (there are: {', '.join(names)})"
                 )
+        vectors = [v.name for v in self.features.vectors]
+        for mechanism in self.model.content:
+            if mechanism.vectors not in vectors:
+                known = ", ".join(vectors) or "none"
+                raise ValueError(
+                    f"model.content: no vectors {mechanism.vectors!r} in features.vectors (there: {known})"
+                )
+        unread = [v for v in vectors if all(m.vectors != v for m in self.model.content)]
+        if unread:
+            raise ValueError(f"features.vectors {unread[0]!r} are read by nothing in model.content")
         return self

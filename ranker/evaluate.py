@@ -16,10 +16,10 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.files import write_json, write_parquet
 from data.host import keep_freed_memory, peak_rss_bytes
-from features.encoder import FeatureEncoder
 from features.loader import Loader
 from features.ranks import Ranks
 from features.samples import SampleEncoder
+from features.vector_source import named_stores
 from ranker import metrics
 from ranker.run_folder import RunFolder
 from ranker.slices import slices
@@ -37,6 +37,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
     parser.add_argument("--data", type=Path, help="prepared dataset (default: the one it was trained on)")
+    parser.add_argument(
+        "--store", action="append", default=[], metavar="[NAME=]DIR", help="representation store (default: the run's)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args(argv)
     check_versions()
@@ -44,8 +47,9 @@ def main(argv: list[str]) -> int:
     run = RunFolder(args.run)
     dataset = Dataset(args.data or run.meta()["dataset"]["path"])
     with process_group() as ranks:
-        model, encoder = load_ranker(run, ranks)
-        found = evaluate(model, encoder, dataset, args.split, run, ranks)
+        stores = named_stores(run.recipe().features, args.store)
+        model, samples = load_ranker(run, dataset, ranks, stores=stores)
+        found = evaluate(model, samples, args.split, run, ranks)
     if ranks.first:
         print(table(found))
         if args.json:
@@ -53,11 +57,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def evaluate(
-    model: nn.Module, encoder: FeatureEncoder, dataset: Dataset, split: str, run: RunFolder, ranks: Ranks
-) -> dict[str, Any]:
+def evaluate(model: nn.Module, samples: SampleEncoder, split: str, run: RunFolder, ranks: Ranks) -> dict[str, Any]:
     """Score a split, write predictions and metrics into the run, return the metrics (on every rank)."""
-    samples = SampleEncoder(encoder, dataset)
+    dataset = samples.dataset
     started = time.monotonic()
     frame = predictions(model, samples, split, ranks)
     seconds = time.monotonic() - started

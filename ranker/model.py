@@ -1,4 +1,4 @@
-"""The ranker: tables -> interests -> interaction -> logit, assembled from a recipe.
+"""The ranker: tables and vectors -> interests and content -> interaction -> logit, assembled from a recipe.
 
 Shape legend: B samples, U distinct items, N behaviours, D and E widths; see features/batch.py.
 """
@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from features.batch import Batch
 from features.encoder import FeatureEncoder
 from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, is_item, side_name
+from features.vector_source import VectorSource
 from ranker.config import Recipe, SequenceModel
 from ranker.interaction import Head, Tower
+from ranker.item_vectors import VectorTables, is_trained
 from ranker.jagged import segment_mean
+from ranker.mechanism import Evidence
+from ranker.mechanisms import mechanism
 from ranker.tables import Tables
 from ranker.target_attention import Behaviours, sequence_module
 
@@ -19,12 +23,15 @@ from ranker.target_attention import Behaviours, sequence_module
 class Ranker(nn.Module):
     """Click logit of each sample of a batch."""
 
-    def __init__(self, recipe: Recipe, encoder: FeatureEncoder, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, encoder: FeatureEncoder, sources: dict[str, VectorSource], device: torch.device
+    ) -> None:
         """`device`: where the tables' parameters start (meta, if they are to be sharded)."""
         super().__init__()
         spec = recipe.features
         self.spec: FeatureSpec = spec
         self.tables = Tables(encoder, device)
+        self.vectors = VectorTables(sources, device)
         dims = {feature: spec.table(table).dim for table, feature in spec.lookups()}
         lookups = [f for f in spec.features if isinstance(f, IdFeature | BucketFeature)]
         self.item_features = [f.name for f in lookups if is_item(f)]
@@ -38,25 +45,42 @@ class Ranker(nn.Module):
             module = sequence_module(item_dim, side_dim, config)
             self.interests[sequence.name] = module
             width += int(module.width)  # pyright: ignore[reportArgumentType]
+        self.content = nn.ModuleList(mechanism(config, self.vectors.dims) for config in recipe.model.content)
+        width += sum(int(module.width) for module in self.content)  # pyright: ignore[reportArgumentType]
         self.norm = nn.LayerNorm(width) if recipe.model.layer_norm else nn.Identity()
         tower = Tower(width, recipe.model.tower, recipe.model.activation, recipe.model.dropout)
         self.head = Head(width, tower, recipe.model.interaction)
 
+    @property
+    def stored(self) -> list[str]:
+        """Names of the item vectors that are what their store holds, whatever was trained."""
+        return [name for name, spec in self.vectors.specs.items() if not is_trained(spec)]
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates of modules, by path, that have one of their own."""
+        specs = self.vectors.specs.items()
+        return {f"vectors.projections.{name}": spec.lr for name, spec in specs if spec.lr and spec.mode == "projected"}
+
     def forward(self, batch: Batch) -> Tensor:
         """-> logits (B,)."""
-        return self.logits(self.tables(batch.ids), batch)
+        return self.logits(self.lookup(batch), batch)
+
+    def lookup(self, batch: Batch) -> dict[str, Tensor]:
+        """Rows of every table that the batch needs, by look-up; of item vectors by their name."""
+        return self.tables(batch.ids) | self.vectors.lookup(batch)
 
     def logits(self, rows: dict[str, Tensor], batch: Batch) -> Tensor:
-        """-> logits (B,) from the rows that the tables gave; all that is computed and not looked up (exported so)."""
+        """-> logits (B,) from the rows that `lookup` gave; all that is computed and not looked up (exported so)."""
         return self.head(self.norm(self.inputs(rows, batch)))
 
     def inputs(self, rows: dict[str, Tensor], batch: Batch) -> Tensor:
-        """The concatenated feature vector (B, width): sample features, target item, interests, dense."""
+        """The concatenated feature vector (B, width): sample features, target item, interests, content, dense."""
         rows = dict(rows)
         for name, lengths in batch.bags.items():
             rows[name] = segment_mean(rows[name], lengths)
         parts = [rows[name] for name in self.row_features]
         parts += [rows[name].index_select(0, batch.target) for name in self.item_features]
+        embedded: dict[str, Behaviours] = {}
         for sequence in self.spec.sequences:
             items_UD = torch.cat([rows[f] for f in sequence.fields], 1)
             side = [rows[side_name(sequence, f)] for f in sequence.side]
@@ -66,6 +90,9 @@ class Ranker(nn.Module):
                 torch.cat(side, 1) if side else None,
                 items_UD.index_select(0, batch.target),
             )
+            embedded[sequence.name] = behaviours
             parts.append(self.interests[sequence.name](behaviours))
+        evidence = Evidence(batch, embedded, self.vectors(rows, batch))
+        parts += [module(evidence) for module in self.content]
         parts.append(batch.dense)
         return torch.cat(parts, 1)

@@ -1,6 +1,7 @@
 """The optimizers of a run under one schedule: dense parameters here, tables fused in the backward pass."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,30 +17,43 @@ def dense_parameters(model: DistributedModelParallel) -> dict[str, nn.Parameter]
     return {name: p for name, p in model.named_parameters() if ".embeddings." not in name and name not in fused}  # pyright: ignore[reportReturnType]
 
 
-def dense_optimizer(parameters: list[nn.Parameter], config: DenseOptimizer) -> torch.optim.Optimizer:
-    """The optimizer `config.kind` over `parameters`."""
+def dense_optimizer(groups: list[dict[str, Any]], config: DenseOptimizer) -> torch.optim.Optimizer:
+    """The optimizer `config.kind` over parameter groups, each with its learning rate."""
     classes = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
         "sgd": torch.optim.SGD,
         "adagrad": torch.optim.Adagrad,
     }
-    return classes[config.kind](parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return classes[config.kind](groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _by_rate(named: dict[str, nn.Parameter], base: float, rates: dict[str, float]) -> dict[float, list[nn.Parameter]]:
+    """Parameters by learning rate, those of the base rate first; `rates`: of parameters whose name has this prefix."""
+    found: dict[float, list[nn.Parameter]] = {base: []}
+    for name, parameter in named.items():
+        rate = next((rate for prefix, rate in rates.items() if f"{prefix}." in name), base)
+        found.setdefault(rate, []).append(parameter)
+    return found
 
 
 class Optimizers:
     """Steps the dense optimizer, clips its gradients and moves all learning rates along the schedule."""
 
-    def __init__(self, model: DistributedModelParallel, train: Train, total_steps: int) -> None:
+    def __init__(
+        self, model: DistributedModelParallel, train: Train, total_steps: int, rates: dict[str, float] | None = None
+    ) -> None:
+        """`rates`: learning rates of modules (by their path in the model) that differ from train.dense.lr."""
         self.train, self.total_steps = train, total_steps
         named = dense_parameters(model)
         self.dense = list(named.values())
-        wrapper = KeyedOptimizerWrapper(named, lambda params: dense_optimizer(params, train.dense))  # pyright: ignore
+        groups = [{"params": ps, "lr": lr} for lr, ps in _by_rate(named, train.dense.lr, rates or {}).items()]
+        wrapper = KeyedOptimizerWrapper(named, lambda _: dense_optimizer(groups, train.dense))  # pyright: ignore
         self._dense_wrapper = wrapper
         self.all = CombinedOptimizer([("dense", wrapper), ("tables", model.fused_optimizer)])
         self._groups = [
-            *((group, train.dense.lr) for group in wrapper.param_groups),
-            *((group, train.tables.lr) for group in model.fused_optimizer.param_groups),
+            (group, group["lr"])  # pyright: ignore[reportIndexIssue]
+            for group in [*wrapper.param_groups, *model.fused_optimizer.param_groups]
         ]
 
     def prepare(self, step: int) -> None:

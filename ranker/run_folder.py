@@ -45,6 +45,10 @@ class RunFolder:
         """Scores of a split, one row a sample, in the split's order."""
         return self.root / ("predictions.parquet" if split == "test" else f"predictions-{split}.parquet")
 
+    def is_there(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.root / "config.yaml").is_file() and (self.root / "meta.json").is_file()
+
     def recipe(self) -> Recipe:
         """The resolved recipe.
 

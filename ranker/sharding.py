@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import warnings
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,9 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from data.errors import InputError
 from features.encoder import FeatureEncoder
 from features.ranks import Ranks
+from features.vector_source import VectorSource
 from ranker.config import Recipe, TableOptimizer
+from ranker.item_vectors import is_trained
 from ranker.model import Ranker
 
 # The planner warns about its own defaults, torch about the sharded tensors inside torchrec; neither is ours to mend.
@@ -44,16 +47,25 @@ def table_optimizer(config: TableOptimizer, device: torch.device) -> tuple[type[
     return classes.get(config.kind, RowWiseAdagrad), arguments
 
 
-def distribute(model: Ranker, recipe: Recipe, ranks: Ranks) -> tuple[DistributedModelParallel, ShardingPlan]:
-    """Shard the tables, fuse their optimizer and wrap the dense part; tables and dense start from the seed.
+def distribute(
+    model: Ranker, recipe: Recipe, sources: dict[str, VectorSource], ranks: Ranks
+) -> tuple[DistributedModelParallel, ShardingPlan]:
+    """Shard the tables, fuse their optimizers and wrap the dense part; tables and dense start from the seed.
 
-    The initial values depend on the seed and the table's name only, not on the layout.
+    The initial values depend on the seed and the table's name only, not on the layout; tables of item vectors start
+    from their stores.
     """
     optimizer, arguments = table_optimizer(recipe.train.tables, ranks.device)
     apply_optimizer_in_backward(optimizer, model.tables.parameters(), arguments)
+    for name, source in sources.items():
+        rows = model.vectors.collections[name].parameters()
+        if is_trained(source.spec):
+            apply_optimizer_in_backward(optimizer, rows, {**arguments, "lr": source.spec.lr or arguments["lr"]})
+        else:  # TorchRec shards no table without a fused optimizer; this one has no state and never meets a gradient
+            apply_optimizer_in_backward(torch.optim.SGD, rows, {"lr": 0.0})
     kinds = recipe.sharding.kinds or (("table_wise",) if ranks.world_size == 1 else KINDS)
     tables = recipe.features.tables_in_use()
-    constraints = {name: ParameterConstraints(sharding_types=list(kinds)) for name in tables}
+    constraints = {name: ParameterConstraints(sharding_types=list(kinds)) for name in [*tables, *sources]}
     topology = Topology(world_size=ranks.world_size, compute_device=ranks.device.type)
     planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
     sharders = [EmbeddingCollectionSharder()]
@@ -61,44 +73,62 @@ def distribute(model: Ranker, recipe: Recipe, ranks: Ranks) -> tuple[Distributed
     assert group is not None
     plan = planner.collective_plan(model, sharders, group)  # pyright: ignore[reportArgumentType]
     wrapped = DistributedModelParallel(model, device=ranks.device, plan=plan, sharders=sharders)  # pyright: ignore
-    _initialise_tables(wrapped, recipe)
+    _initialise_tables(wrapped, recipe, sources)
     return wrapped, plan
 
 
-def describe(plan: ShardingPlan, encoder: FeatureEncoder) -> str:
+def describe(plan: ShardingPlan, encoder: FeatureEncoder, sources: dict[str, VectorSource]) -> str:
     """The plan in one line a table: rows x width, memory, sharding, ranks."""
     lines = []
     for module in plan.plan.values():
         for name, sharding in module.items():  # pyright: ignore[reportAttributeAccessIssue]
-            rows, dim = encoder.rows(name), encoder.spec.table(name).dim
+            source = sources.get(name)
+            rows, dim = (
+                (source.table_rows, source.dim) if source else (encoder.rows(name), encoder.spec.table(name).dim)
+            )
+            note = f", {source.spec.mode} vectors" if source else ""
             mib = rows * dim * 4 / 2**20
-            lines.append(f"  {name}: {rows:,} x {dim}, {mib:.1f} MiB, {sharding.sharding_type}, ranks {sharding.ranks}")
+            lines.append(
+                f"  {name}: {rows:,} x {dim}, {mib:.1f} MiB, {sharding.sharding_type}, ranks {sharding.ranks}{note}"
+            )
     return "\n".join(lines)
 
 
-def _initialise_tables(model: DistributedModelParallel, recipe: Recipe) -> None:
-    """Fill every shard from `initial_rows`."""
+def _initialise_tables(model: DistributedModelParallel, recipe: Recipe, sources: dict[str, VectorSource]) -> None:
+    """Fill every shard: of ids from `initial_rows`, of item vectors from their store."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if ".embeddings." not in name:
                 continue
             table = name.split(".embeddings.")[1].split(".")[0]
-            std = recipe.features.table(table).init_std or recipe.train.tables.init_std
+            chunk_rows = _from_store(sources[table]) if table in sources else _from_seed(recipe, table, value.size(1))
             if hasattr(value, "local_shards"):
                 for shard in value.local_shards():
-                    (row, column), (rows, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-                    _fill(shard.tensor, table, recipe.seed, std, row, column, value.size(1))
-                    assert shard.tensor.shape == (rows, columns)
+                    assert list(shard.tensor.shape) == shard.metadata.shard_sizes
+                    _fill(shard.tensor, chunk_rows, *shard.metadata.shard_offsets)
             else:
-                _fill(value, table, recipe.seed, std, 0, 0, value.size(1))
+                _fill(value, chunk_rows, 0, 0)
 
 
-def _fill(out: torch.Tensor, table: str, seed: int, std: float, row: int, column: int, width: int) -> None:
-    """Write rows `row`.. and columns `column`.. of the table's initial values into `out`."""
+def _from_seed(recipe: Recipe, table: str, width: int) -> Callable[[int], torch.Tensor]:
+    std = recipe.features.table(table).init_std or recipe.train.tables.init_std
+    return lambda chunk: initial_rows(table, recipe.seed, chunk, width, std)
+
+
+def _from_store(source: VectorSource) -> Callable[[int], torch.Tensor]:
+    def rows(chunk: int) -> torch.Tensor:
+        start = chunk * CHUNK_ROWS
+        return torch.from_numpy(source.block(start, min(start + CHUNK_ROWS, source.table_rows)))
+
+    return rows
+
+
+def _fill(out: torch.Tensor, chunk_rows: Callable[[int], torch.Tensor], row: int, column: int) -> None:
+    """Write rows `row`.. and columns `column`.. of a table, which comes in chunks of CHUNK_ROWS, into `out`."""
     stop = row + out.size(0)
     for chunk in range(row // CHUNK_ROWS, -(-stop // CHUNK_ROWS)):
         first = chunk * CHUNK_ROWS
-        rows = initial_rows(table, seed, chunk, width, std)
+        rows = chunk_rows(chunk)
         begin, end = max(row, first), min(stop, first + CHUNK_ROWS)
         out[begin - row : end - row].copy_(rows[begin - first : end - first, column : column + out.size(1)])
 

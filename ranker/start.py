@@ -1,5 +1,6 @@
 """Opening a run directory for training: fresh, or the same run continued."""
 
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -8,17 +9,33 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.host import git_commit
 from features.ranks import Ranks
+from features.vector_source import VectorSource, open_sources
+from ranker.build import run_sources
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
 from ranker.versions import installed
 
 
-def start_run(run: RunFolder, recipe: Recipe, dataset: Dataset, ranks: Ranks, resume: bool) -> bool:
+def start_sources(
+    run: RunFolder, recipe: Recipe, dataset: Dataset, stores: dict[str, Path], resume: bool
+) -> dict[str, VectorSource]:
+    """The representation stores to train on: the newest versions, or those that the resumed run began with.
+
+    Raises InputError for a store that is missing or unfit.
+    """
+    if resume and run.is_there():
+        return run_sources(run, recipe.features, dataset, stores)
+    return open_sources(recipe.features, dataset, stores)
+
+
+def start_run(
+    run: RunFolder, recipe: Recipe, dataset: Dataset, sources: dict[str, VectorSource], ranks: Ranks, resume: bool
+) -> bool:
     """Write config.yaml and meta.json, or check that they are of this very run; returns whether it goes on.
 
     Raises InputError if the folder is in use and `resume` is off, or if recipe or dataset differ from the run's.
     """
-    exists = (run.root / "config.yaml").is_file() and (run.root / "meta.json").is_file()
+    exists = run.is_there()
     dist.barrier()  # every rank has looked before the first one writes
     if exists and not resume:
         raise InputError(f"{run.root}: holds a run already; continue it with --resume or give another --out")
@@ -27,12 +44,12 @@ def start_run(run: RunFolder, recipe: Recipe, dataset: Dataset, ranks: Ranks, re
         return True
     if ranks.first:
         run.root.mkdir(parents=True, exist_ok=True)
-        run.write_meta(_meta(recipe, dataset, ranks))
+        run.write_meta(_meta(recipe, dataset, sources, ranks))
         run.write_recipe(recipe)
     return False
 
 
-def _meta(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
+def _meta(recipe: Recipe, dataset: Dataset, sources: dict[str, VectorSource], ranks: Ranks) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "seed": recipe.seed,
@@ -41,6 +58,7 @@ def _meta(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
             "source": dataset.meta["source"],
             "fingerprint": dataset.fingerprint,
         },
+        "stores": {name: source.facts() for name, source in sources.items()},
         "commit": git_commit(),
         "versions": installed(),
         "device": ranks.device.type,

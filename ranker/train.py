@@ -3,7 +3,7 @@
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -18,15 +18,17 @@ from features.encoder import FeatureEncoder
 from features.loader import Loader
 from features.ranks import Ranks
 from features.samples import SampleEncoder
+from features.vector_source import VectorSource
 from ranker import metrics
 from ranker.build import build_ranker
 from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
 from ranker.evaluate import evaluate, predictions
+from ranker.model import Ranker
 from ranker.optimizer import Optimizers
 from ranker.run_folder import RunFolder
 from ranker.sharding import describe
-from ranker.start import start_run
+from ranker.start import start_run, start_sources
 from ranker.train_log import TrainLog
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
@@ -39,12 +41,14 @@ class Interrupted(Exception):
 class Trainer:
     """One run: builds or restores its state and walks the batches."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, run: RunFolder, ranks: Ranks) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, sources: dict[str, VectorSource], run: RunFolder, ranks: Ranks
+    ) -> None:
         self.recipe, self.dataset, self.run, self.ranks = recipe, dataset, run, ranks
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         self.encoder = FeatureEncoder.fit(recipe.features, dataset)
-        self.samples = SampleEncoder(self.encoder, dataset)
+        self.samples = SampleEncoder(self.encoder, dataset, sources)
         self.loader = Loader(
             self.samples,
             "train",
@@ -55,11 +59,11 @@ class Trainer:
             world_size=ranks.world_size,
             workers=recipe.train.loader_workers,
         )
-        self.model, self.plan = build_ranker(recipe, self.encoder, ranks)
-        self.optimizers = Optimizers(self.model, recipe.train, recipe.train.epochs * self.loader.batches)
+        self.model, self.plan = build_ranker(recipe, self.samples, ranks)
+        total = recipe.train.epochs * self.loader.batches
+        self.optimizers = Optimizers(self.model, recipe.train, total, cast(Ranker, self.model.module).rates())
         self.checkpoints = Checkpoints(run.checkpoints, self.encoder.fingerprint, ranks)
         self.progress = Progress()
-        total = recipe.train.epochs * self.loader.batches
         self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, total)
         self._stop = False
 
@@ -75,7 +79,8 @@ class Trainer:
         """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
         if self.ranks.first:
             self.encoder.save(self.run.encoder)
-            print(f"tables over {self.ranks.world_size} rank(s):\n{describe(self.plan, self.encoder)}")
+            plan = describe(self.plan, self.encoder, self.samples.vectors)
+            print(f"tables over {self.ranks.world_size} rank(s):\n{plan}")
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         log = self.log
         log.open(self.progress)
@@ -178,20 +183,29 @@ def click_loss(logits: Tensor, label: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), label, reduction="sum") / max(1, len(label))
 
 
-def train(recipe: Recipe, dataset: Dataset, out: Path, ranks: Ranks, resume: bool) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    ranks: Ranks,
+    resume: bool = False,
+    stores: dict[str, Path] | None = None,
+) -> dict[str, Any]:
     """Train a recipe into `out`, score valid and test with the best checkpoint; returns the test metrics.
 
+    `stores`: representation stores by name; a run reads one version of each, the newest at its start.
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
     """
     run = RunFolder(out)
     started = time.monotonic()
-    trainer = Trainer(recipe, dataset, run, ranks)
-    if start_run(run, recipe, dataset, ranks, resume):
+    sources = start_sources(run, recipe, dataset, stores or {}, resume)
+    trainer = Trainer(recipe, dataset, sources, run, ranks)
+    if start_run(run, recipe, dataset, sources, ranks, resume):
         trainer.resume()
     trainer.fit()
     trainer.checkpoints.load("best", trainer.model)
-    evaluate(trainer.model, trainer.encoder, dataset, "valid", run, ranks)
-    found = evaluate(trainer.model, trainer.encoder, dataset, "test", run, ranks)
+    evaluate(trainer.model, trainer.samples, "valid", run, ranks)
+    found = evaluate(trainer.model, trainer.samples, "test", run, ranks)
     if ranks.first:
         meta = run.meta()
         meta |= {

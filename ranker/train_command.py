@@ -9,6 +9,7 @@ from data.config import load_config
 from data.dataset import Dataset
 from data.host import keep_freed_memory
 from data.local_ranks import SIGTERM_STATUS, spread
+from features.vector_source import named_stores
 from ranker.config import Recipe
 from ranker.versions import check_versions
 
@@ -19,6 +20,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("config", type=Path, help="recipe (YAML)")
     parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
     parser.add_argument("--out", type=Path, required=True, help="run directory")
+    parser.add_argument(
+        "--store", action="append", default=[], metavar="[NAME=]DIR", help="representation store of item vectors"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
     parser.add_argument("--seed", type=int, help="seed of this repetition (default: the recipe's)")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (one a GPU)")
@@ -29,6 +33,7 @@ def main(argv: list[str]) -> int:
     seed = [] if args.seed is None else [f"seed={args.seed}"]
     recipe = load_config(args.config, Recipe, [*args.set, *seed])
     dataset = Dataset(args.data)
+    stores = named_stores(recipe.features, args.store)
     if args.nproc > 1 and "RANK" not in os.environ:
         return spread("train", args.nproc, argv, debug="--debug" in sys.argv)
     keep_freed_memory()
@@ -39,7 +44,7 @@ def main(argv: list[str]) -> int:
 
     with process_group() as ranks:
         try:
-            found = train(recipe, dataset, args.out, ranks, args.resume)
+            found = train(recipe, dataset, args.out, ranks, args.resume, stores)
         except Interrupted as stop:
             if ranks.first:
                 print(f"moon train: {stop}", file=sys.stderr)

@@ -7,8 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from data.dataset import Dataset
 from data.prepare import prepare
 from data.sources.movielens_posters import MovielensPosters
+from features.store import StoreWriter
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +63,19 @@ def small(raw_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("small") / "dataset"
     prepare(MovielensPosters(raw_log), out)
     return out
+
+
+def write_store(root: Path, dataset: Path, dim: int = 8, missing: int = 5, seed: int = 0) -> Path:
+    """A representation store of random unit vectors; every `missing`-th item has none."""
+    opened = Dataset(dataset)
+    items = opened.meta["counts"]["items"]
+    vectors = np.random.default_rng(seed).normal(size=(items, dim))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    known = np.flatnonzero(np.arange(items) % missing != 0)
+    prefixes = (dim // 2,)
+    with StoreWriter(
+        root, items, dim, encoder="random", matryoshka=prefixes, dataset_fingerprint=opened.fingerprint
+    ) as w:
+        w.put(known, vectors[known])
+        w.publish()
+    return root

@@ -79,7 +79,7 @@ def test_oov_is_never_trained_by_accident(tiny, small, tmp_path):
     with process_group() as ranks:
         rows = {}
         for name in ("plain", "dropped"):
-            model, _ = load_ranker(RunFolder(tmp_path / name), ranks)
+            model, _ = load_ranker(RunFolder(tmp_path / name), Dataset(small), ranks)
             state = {k: v for k, v in model.state_dict().items() if ".embeddings." in k}
             rows[name] = {k.split(".")[-2]: v.local_shards()[0].tensor[0] for k, v in state.items()}
     assert rows["plain"].keys() == {"user", "item", "genres", "rated_rating"}

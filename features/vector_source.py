@@ -1,0 +1,122 @@
+"""Representation stores as the ranker reads them: opened for one dataset, pinned to one version.
+
+The ranker's table of a store has one row an item, shifted by one: row 0 means "no vector", item i has row i + 1.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.dataset import Dataset
+from data.errors import InputError
+from features.spec import FeatureSpec, ItemVectors
+from features.store import Store, Version, open_version
+
+MISSING = 0
+
+
+class VectorSource:
+    """One store, checked against the dataset it is to be used with."""
+
+    def __init__(self, spec: ItemVectors, root: Path, dataset: Dataset, number: int | None = None) -> None:
+        """`number`: the version to read; None: the newest.
+
+        Raises InputError if the store is absent, was made for other items, or has no prefix of `spec.dim`.
+        """
+        self.spec, self.root = spec, root
+        self.version: Version = Store(root).current if number is None else open_version(root, number)
+        meta, items = self.version.meta, dataset.meta["counts"]["items"]
+        if meta["items"] != items:
+            raise InputError(
+                f"{root}: the store has {meta['items']:,} rows, {dataset.root} has {items:,} items; "
+                "embed the items of this dataset"
+            )
+        made_for = meta.get("dataset_fingerprint")
+        if made_for is not None and made_for != dataset.fingerprint:
+            raise InputError(
+                f"{root}: the store was made for dataset {made_for:.12}, {dataset.root} is {dataset.fingerprint:.12}; "
+                "embed the items of this dataset"
+            )
+        allowed = sorted({*meta["matryoshka"], meta["dim"]})
+        if spec.dim is not None and spec.dim not in allowed:
+            raise InputError(
+                f"{root}: features.vectors {spec.name!r} asks for {spec.dim} dimensions; "
+                f"the store has prefixes of {', '.join(map(str, allowed))}"
+            )
+        self.dim: int = spec.dim or meta["dim"]
+        if self.dim % 4:
+            raise InputError(f"{root}: vectors of {self.dim} dimensions; a table needs a multiple of 4")
+        self.table_rows = items + 1
+        self._item = self._permutation() if spec.shuffle is not None else None
+
+    def rows(self, items: np.ndarray) -> np.ndarray:
+        """Table rows (n,) int64 of item indices (n,); MISSING where an item has no vector."""
+        present = self.version.present[items]
+        source = items if self._item is None else self._item[items]
+        return np.where(present, source + 1, MISSING).astype(np.int64)
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop of the table, (stop - start, dim) float32, length 1; zeros where there is no vector."""
+        out = np.zeros((stop - start, self.dim), np.float32)
+        first = max(start, 1)
+        out[first - start :] = self.version.vectors(np.arange(first - 1, stop - 1), self.dim)[0]
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """What a run records of its store."""
+        meta = self.version.meta
+        return {
+            "path": str(self.root.resolve()),
+            "version": self.version.number,
+            "fingerprint": meta["fingerprint"],
+            "encoder": meta["encoder"],
+            "dim": self.dim,
+            "coverage": meta["coverage"],
+        }
+
+    def _permutation(self) -> np.ndarray:
+        """Whose vector each item gets, (items,) int64: the items that have one change places."""
+        item = np.arange(self.table_rows - 1)
+        present = np.flatnonzero(self.version.present)
+        item[present] = np.random.default_rng(self.spec.shuffle).permutation(present)
+        return item
+
+
+def open_sources(
+    spec: FeatureSpec, dataset: Dataset, stores: dict[str, Path], versions: dict[str, int] | None = None
+) -> dict[str, VectorSource]:
+    """The store of each of the spec's vectors, by name; `versions`: those to read (others: the newest).
+
+    Raises InputError for a store that is missing, unknown to the spec, or unfit (see VectorSource).
+    """
+    names = [v.name for v in spec.vectors]
+    for name in stores:
+        if name not in names:
+            known = f"its vectors are: {', '.join(names)}" if names else "it has no features.vectors"
+            raise InputError(f"--store {name}={stores[name]}: the recipe asks for no such vectors; {known}")
+    for name in names:
+        if name not in stores:
+            raise InputError(f"features.vectors {name!r} needs a representation store; give --store {name}=DIR")
+    numbers = versions or {}
+    return {v.name: VectorSource(v, stores[v.name], dataset, numbers.get(v.name)) for v in spec.vectors}
+
+
+def named_stores(spec: FeatureSpec, words: list[str]) -> dict[str, Path]:
+    """Stores by name from the words of `--store`: NAME=DIR, or DIR alone where the spec has one set of vectors.
+
+    Raises InputError for a DIR alone where the spec has none or several, or a name given twice.
+    """
+    names = [v.name for v in spec.vectors]
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or Path(word).exists():
+            if len(names) != 1:
+                asked = f"asks for {len(names)} ({', '.join(names)}); give NAME=DIR" if names else "asks for none"
+                raise InputError(f"--store {word}: the recipe {asked}")
+            name, folder = names[0], word
+        if name in found:
+            raise InputError(f"--store {word}: {name!r} is given twice")
+        found[name] = Path(folder)
+    return found

@@ -1,0 +1,115 @@
+"""Multimodal vectors of a batch's items: TorchRec tables filled from representation stores, and how they may change.
+
+Shape legend: B samples, U distinct items, M vector width; see features/batch.py.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from features.batch import Batch
+from features.spec import ItemVectors
+from features.vector_source import MISSING, VectorSource
+
+
+@dataclass
+class Content:
+    """The vectors of one store in one batch.
+
+    Attributes:
+        items_UM: vectors of the distinct items, 0 where missing. present_U: bool mask of those that have one.
+        target_BM, target_present_B: the same of each sample's target.
+    """
+
+    items_UM: Tensor
+    present_U: Tensor
+    target_BM: Tensor
+    target_present_B: Tensor
+
+    @cached_property
+    def unit_items_UM(self) -> Tensor:
+        """items_UM scaled to length 1 (0 where missing): a dot product of two is their cosine."""
+        return F.normalize(self.items_UM, dim=1)
+
+    @cached_property
+    def unit_target_BM(self) -> Tensor:
+        """target_BM scaled to length 1 (0 where missing)."""
+        return F.normalize(self.target_BM, dim=1)
+
+
+class Projection(nn.Module):
+    """`r + MLP(r)`, a trained residual of frozen vectors (n, M) -> (n, M); it starts as the identity.
+
+    A tower trained by the click loss alone collapses (all vectors alike); the residual keeps what the encoder knows.
+    """
+
+    def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, o in pairwise([dim, *hidden]):
+            layers += [nn.Linear(i, o), nn.ReLU()]
+        last = nn.Linear(hidden[-1], dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, M) -> (n, M)."""
+        return vectors + self.layers(vectors)
+
+
+class VectorTables(nn.Module):
+    """Looks up the vectors of a batch's distinct items, once each, in one TorchRec table a store.
+
+    `frozen` and `projected` tables have no optimizer and get no gradient; a `finetuned` one is trained in the
+    backward pass like any id table, and only rows that a batch touches move.
+    """
+
+    def __init__(self, sources: dict[str, VectorSource], device: torch.device) -> None:
+        super().__init__()
+        self.specs: dict[str, ItemVectors] = {name: source.spec for name, source in sources.items()}
+        self.dims = {name: source.dim for name, source in sources.items()}
+        self.collections = nn.ModuleDict()
+        self.projections = nn.ModuleDict()
+        for name, source in sources.items():
+            config = EmbeddingConfig(
+                name=name, embedding_dim=source.dim, num_embeddings=source.table_rows, feature_names=[name]
+            )
+            self.collections[name] = EmbeddingCollection(tables=[config], device=device)
+            if source.spec.mode == "projected":
+                self.projections[name] = Projection(source.dim, source.spec.projection)
+
+    def lookup(self, batch: Batch) -> dict[str, Tensor]:
+        """Rows (U, M) of every table, by name, as they are stored; with a gradient where the table is trained."""
+        found = {}
+        for name, rows in batch.vectors.items():
+            keyed = KeyedJaggedTensor(keys=[name], values=rows, lengths=rows.new_tensor([len(rows)]))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(self.specs[name])):
+                found[name] = self.collections[name](keyed)[name].values()
+        return found
+
+    def forward(self, rows: dict[str, Tensor], batch: Batch) -> dict[str, Content]:
+        """The content of every store, by name, from the rows that `lookup` gave."""
+        found = {}
+        for name, ids in batch.vectors.items():
+            present_U, items_UM = ids != MISSING, rows[name]
+            if name in self.projections:
+                items_UM = self.projections[name](items_UM)
+            items_UM = torch.where(present_U.unsqueeze(1), items_UM, 0)
+            target = batch.target
+            found[name] = Content(
+                items_UM, present_U, items_UM.index_select(0, target), present_U.index_select(0, target)
+            )
+        return found
+
+
+def is_trained(spec: ItemVectors) -> bool:
+    """Whether the table itself has an optimizer."""
+    return spec.mode == "finetuned"
