@@ -149,12 +149,7 @@ def _acts(dataset: Dataset, users: tuple[int, int]) -> pl.DataFrame:
     ).sort("ts")
 
 
-def train_ends(dataset: Dataset) -> np.ndarray:
-    """(users,) int64: the second from which on train pairs of a user must know nothing."""
-    return _split_ends(dataset)[0]
-
-
-def _split_ends(dataset: Dataset) -> np.ndarray:
+def split_ends(dataset: Dataset) -> np.ndarray:
     """(2, users) int64: seconds at which train and valid end for a user; never where nothing follows."""
     users = dataset.meta["counts"]["users"]
     cuts = dataset.meta["split"]["cuts"]
@@ -171,7 +166,7 @@ def _split_ends(dataset: Dataset) -> np.ndarray:
 
 def _in_time(dataset: Dataset, pairs: pl.DataFrame) -> pl.DataFrame:
     """Pairs that happened before their split ended."""
-    ends = _split_ends(dataset)
+    ends = split_ends(dataset)
     split = pairs["split"].replace_strict({s: i for i, s in enumerate(SPLITS)}, return_dtype=pl.Int64).to_numpy()
     end = np.full(len(pairs), np.iinfo(np.int64).max)
     early = split < 2

@@ -169,6 +169,6 @@ def test_pair_files_of_a_column_map(tmp_path):
 
 def test_a_log_without_searches_has_none(small):
     assert not (small / "pairs").exists() and Dataset(small).meta["pairs"] == {}
-    ends = pairs.train_ends(Dataset(small))
+    ends = pairs.split_ends(Dataset(small))[0]
     first = Dataset(small).samples("valid").collect().group_by("user").agg(pl.col("ts").min())
     assert (ends[first["user"].to_numpy()] <= first["ts"].to_numpy()).all()
