@@ -118,14 +118,18 @@ def _searches(source: Source, dataset: Dataset, split: Split) -> Pairs:
         .select(column, "item", "user", "ts", "action", "clicked", "shown")
         .collect()
     )
+    item, user, ts = (found[name].cast(pl.Int64).to_numpy() for name in ("item", "user", "ts"))
     return Pairs(
         source,
         "text" if source == "search_text" else "image",
-        found[column].to_numpy(),
-        np.full(len(found), -1, dtype=np.int64),
-        *(found[name].cast(pl.Int64).to_numpy() for name in ("item", "user", "ts")),
-        found["action"].to_numpy(),
-        *(_lists(found[name]) for name in ("clicked", "shown")),
+        query=found[column].to_numpy(),
+        query_item=np.full(len(found), -1, dtype=np.int64),
+        item=item,
+        user=user,
+        ts=ts,
+        action=found["action"].to_numpy(),
+        clicked=_lists(found["clicked"]),
+        shown=_lists(found["shown"]),
     )
 
 
