@@ -86,12 +86,12 @@ class Version:
 def open_version(root: Path | str, number: int) -> Version:
     """The version `number` of a store, whatever was published since.
 
-    Raises InputError if it is not there (a store keeps the last KEPT_VERSIONS).
+    Raises InputError if it is not there (a store keeps its last few).
     """
     try:
-        return Version(_folder(Path(root), number))
+        return Version(version_folder(Path(root), number))
     except FileNotFoundError:
-        kept = ", ".join(map(str, _numbers(Path(root)))) or "none"
+        kept = ", ".join(map(str, version_numbers(Path(root)))) or "none"
         raise InputError(f"{root}: version {number} of the store is gone; versions there: {kept}") from None
 
 

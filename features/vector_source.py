@@ -1,6 +1,7 @@
 """Representation stores as the ranker reads them: opened for one dataset, pinned to one version.
 
-The ranker's table of a store has one row an item, shifted by one: row 0 means "no vector", item i has row i + 1.
+The ranker's table of a store has the store's rows, shifted by one: row 0 means "no vector". Where the store was made
+for this very dataset, item i has row i + 1; else items are found by their ids.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.errors import InputError
+from features.item_rows import ItemRows
 from features.spec import FeatureSpec, ItemVectors
 from features.store import Store, Version, open_version
 
@@ -26,18 +28,8 @@ class VectorSource:
         """
         self.spec, self.root = spec, root
         self.version: Version = Store(root).current if number is None else open_version(root, number)
-        meta, items = self.version.meta, dataset.meta["counts"]["items"]
-        if meta["items"] != items:
-            raise InputError(
-                f"{root}: the store has {meta['items']:,} rows, {dataset.root} has {items:,} items; "
-                "embed the items of this dataset"
-            )
-        made_for = meta.get("dataset_fingerprint")
-        if made_for is not None and made_for != dataset.fingerprint:
-            raise InputError(
-                f"{root}: the store was made for dataset {made_for:.12}, {dataset.root} is {dataset.fingerprint:.12}; "
-                "embed the items of this dataset"
-            )
+        meta = self.version.meta
+        self._row = self._aligned(dataset)
         allowed = sorted({*meta["matryoshka"], meta["dim"]})
         if spec.dim is not None and spec.dim not in allowed:
             raise InputError(
@@ -47,14 +39,15 @@ class VectorSource:
         self.dim: int = spec.dim or meta["dim"]
         if self.dim % 4:
             raise InputError(f"{root}: vectors of {self.dim} dimensions; a table needs a multiple of 4")
-        self.table_rows = items + 1
-        self._item = self._permutation() if spec.shuffle is not None else None
+        self.table_rows: int = meta["items"] + 1
+        self._vector_of = self._permutation() if spec.shuffle is not None else None
 
     def rows(self, items: np.ndarray) -> np.ndarray:
         """Table rows (n,) int64 of item indices (n,); MISSING where an item has no vector."""
-        present = self.version.present[items]
-        source = items if self._item is None else self._item[items]
-        return np.where(present, source + 1, MISSING).astype(np.int64)
+        rows = items if self._row is None else self._row[items]
+        known = (rows >= 0) & self.version.present[rows]
+        source = rows if self._vector_of is None else self._vector_of[rows]
+        return np.where(known, source + 1, MISSING).astype(np.int64)
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Rows start..stop of the table, (stop - start, dim) float32, length 1; zeros where there is no vector."""
@@ -75,12 +68,35 @@ class VectorSource:
             "coverage": meta["coverage"],
         }
 
+    def _aligned(self, dataset: Dataset) -> np.ndarray | None:
+        """Store row of every item of the dataset, (items,) int64, negative where it has none; None: its own number."""
+        meta, items = self.version.meta, dataset.meta["counts"]["items"]
+        made_for = meta.get("dataset_fingerprint")
+        if meta["items"] >= items and made_for == dataset.fingerprint:
+            return None
+        if meta["ids"] is not None:
+            rows = ItemRows(self.version).find(dataset.items().select("item_id").collect()["item_id"])
+            if (rows >= 0).any():
+                return rows
+            raise InputError(f"{self.root}: the store knows none of the {items:,} items of {dataset.root}; embed them")
+        if meta["items"] != items:
+            raise InputError(
+                f"{self.root}: the store has {meta['items']:,} rows, {dataset.root} has {items:,} items; "
+                "embed the items of this dataset"
+            )
+        if made_for is not None:
+            raise InputError(
+                f"{self.root}: made for dataset {made_for:.12}, {dataset.root} is {dataset.fingerprint:.12}; "
+                "embed the items of this dataset"
+            )
+        return None
+
     def _permutation(self) -> np.ndarray:
-        """Whose vector each item gets, (items,) int64: the items that have one change places."""
-        item = np.arange(self.table_rows - 1)
+        """Whose vector each row gets, (store rows,) int64: those that have one change places."""
+        source = np.arange(self.version.meta["items"])
         present = np.flatnonzero(self.version.present)
-        item[present] = np.random.default_rng(self.spec.shuffle).permutation(present)
-        return item
+        source[present] = np.random.default_rng(self.spec.shuffle).permutation(present)
+        return source
 
 
 def open_sources(

@@ -10,7 +10,7 @@ import pytest
 from data.dataset import Dataset
 from data.prepare import prepare
 from data.sources.movielens_posters import MovielensPosters
-from features.store import StoreWriter
+from features.store_writer import StoreWriter
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from data.errors import InputError
 from features.spec import FeatureSpec
-from features.store import StoreWriter
+from features.store_writer import StoreWriter
 from features.vector_source import VectorSource, named_stores, open_sources
 from tests.conftest import write_store
 
@@ -57,10 +57,31 @@ def test_a_store_that_does_not_fit_is_named(store, dataset, tmp_path):
         source(tmp_path / "small", dataset)
     with StoreWriter(tmp_path / "other", items, 8, encoder="e", dataset_fingerprint="f" * 64) as writer:
         writer.publish()
-    with pytest.raises(InputError, match="the store was made for dataset ffffffffffff"):
+    with pytest.raises(InputError, match="made for dataset ffffffffffff"):
         source(tmp_path / "other", dataset)
     with pytest.raises(InputError, match="no representation store"):
         source(tmp_path, dataset)
+
+
+def test_items_of_another_dataset_are_found_by_id(dataset, tmp_path):
+    ids = dataset.items().collect()["item_id"]
+    own = ids.reverse()[1:]
+    vectors = np.random.default_rng(0).normal(size=(len(own), 4))
+    with StoreWriter(tmp_path / "ids", len(own), 4, encoder="e", dataset_fingerprint="f" * 64, item_ids=own) as writer:
+        writer.put(np.arange(1, len(own)), vectors[1:])
+        writer.publish()
+    found = source(tmp_path / "ids", dataset)
+    expected = [0 if i >= len(own) - 1 else len(own) - i for i in range(len(ids))]
+    assert found.rows(np.arange(len(ids))).tolist() == expected
+    with StoreWriter(tmp_path / "none", 2, 4, encoder="e", item_ids=ids[:2].cast(str) + "x") as writer:
+        writer.publish()
+    with pytest.raises(InputError, match="item ids are"):
+        source(tmp_path / "none", dataset)
+    strange = ids[:2] + 10**6
+    with StoreWriter(tmp_path / "strange", 2, 4, encoder="e", item_ids=strange) as writer:
+        writer.publish()
+    with pytest.raises(InputError, match=r"the store knows none of the \d+ items"):
+        source(tmp_path / "strange", dataset)
 
 
 def test_a_pinned_version_stays_until_it_is_gone(store, toy, dataset):
