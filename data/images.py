@@ -59,6 +59,11 @@ def load_image(source: ImageSource, key: str) -> Image.Image:
 
     Raises InputError naming store and key if it is absent, empty, corrupt, or larger than MAX_PIXELS.
     """
+    return load_image_noted(source, key)[0]
+
+
+def load_image_noted(source: ImageSource, key: str) -> tuple[Image.Image, str | None]:
+    """As `load_image`, and what was lost on the way to RGB, or None."""
     data = source.read(key)
     where = f"{source.name}: image {key!r}"
     if not data:
@@ -75,14 +80,23 @@ def load_image(source: ImageSource, key: str) -> Image.Image:
         raise InputError(f"{where} is corrupt: {one_line(error)}") from None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    notes = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"first of {frames} frames")
     if image.mode.startswith("I"):
+        notes.append("16 bits a channel reduced to 8")
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
+        if layer.getchannel("A").getextrema() != (255, 255):
+            notes.append("transparency laid on white")
         white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, layer)
+    elif image.mode not in ("RGB", "L", "P", "1"):
+        notes.append(f"{image.mode} converted to RGB")
+    return image.convert("RGB"), ", ".join(notes) or None
 
 
 def _absent(name: str, key: str) -> InputError:

@@ -147,6 +147,7 @@ class DualTower(Encoder):
         super().__init__()
         self.config: DualTowerConfig = config
         self.vision, self.text = vision, text
+        self.reads = (*(["image"] if vision else []), *(["text"] if text else []))
         widths = [tower.dim for tower in (vision, text) if tower is not None]
         self.dim = config.dim or widths[0]
         self.matryoshka = tuple(sorted(m for m in config.matryoshka if m < self.dim))

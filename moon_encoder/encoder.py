@@ -7,7 +7,7 @@ needs no gradient (resizing, tokenising), runs on the CPU and is safe in threads
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +44,13 @@ class Encoder(nn.Module, ABC):
         config: what it was built from.
         dim: width of a vector.
         matryoshka: usable prefix widths below `dim`, ascending.
+        reads: the modalities that it takes.
     """
 
     config: EncoderConfig
     dim: int
     matryoshka: tuple[int, ...]
+    reads: tuple[Literal["image", "text"], ...] = ("image", "text")
 
     @abstractmethod
     def prepare(self, contents: Sequence[Content]) -> Inputs:

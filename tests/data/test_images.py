@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from data.errors import InputError
-from data.images import ImageSource, ImageStore, load_image, open_images
+from data.images import ImageSource, ImageStore, load_image, load_image_noted, open_images
 
 KINDS = ("dir", "tar", "parquet")
 
@@ -182,3 +182,24 @@ def test_real_tars_are_read_in_place(shared):
     products = open_images({"kind": "tar", "path": str(root / "fashion_products" / "images.tar")})
     ids = pl.read_parquet(root / "fashion_products" / "items.parquet")["item_id"]
     assert all(f"{i}.jpg" in products for i in ids) and load_image(products, f"{ids[5]}.jpg").size == (128, 128)
+
+
+def test_what_was_lost_on_the_way_to_rgb_is_told(tmp_path):
+    red = Image.new("RGB", (8, 8), "red")
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    red.convert("RGBA").save(tmp_path / "opaque.png")
+    Image.new("RGBA", (8, 8), (255, 0, 0, 9)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    red.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    for mode in ("RGB", "L", "P", "1"):
+        red.convert(mode).save(tmp_path / f"plain{mode}.png")
+    source = open_images({"kind": "dir", "path": str(tmp_path)})
+    told = {key: load_image_noted(source, key) for key in list(source.keys())}
+    assert {image.mode for image, _ in told.values()} == {"RGB"}
+    assert {key: note for key, (_, note) in told.items() if note} == {
+        "cmyk.jpg": "CMYK converted to RGB",
+        "clear.png": "transparency laid on white",
+        "deep.png": "16 bits a channel reduced to 8",
+        "moving.gif": "first of 2 frames",
+    }
+    assert told["moving.gif"][0].getpixel((0, 0))[0] > 200
