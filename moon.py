@@ -19,6 +19,7 @@ COMMANDS = {
     "encoder watch": ("moon_encoder.watch_command:main", "an inbox of new items -> the store, within seconds"),
     "encoder recall": ("moon_encoder.recall_command:main", "search recall with intervals and a gallery"),
     "study ablation": ("experiments.ablation.command:main", "mechanisms x vector modes x prefixes, measured"),
+    "lift": ("experiments.lift.command:main", "an online A/B test of runs on a simulated marketplace"),
     "bench": ("experiments.bench:main", "measured speed"),
     "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
 }

@@ -21,6 +21,10 @@ class Luck:
     chance: np.ndarray
     delay: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "Luck":
+        """The chance of the sessions `rows`."""
+        return Luck(self.chance[:, rows], self.delay[:, rows])
+
 
 @dataclass(frozen=True)
 class Response:

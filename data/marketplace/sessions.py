@@ -1,6 +1,6 @@
 """The sessions: who comes when, and the query, a text or a photo of something they liked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -29,6 +29,10 @@ class Query:
     pull: np.ndarray
     photographed: np.ndarray
     colour: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Query":
+        """The queries of the sessions `rows`."""
+        return Query(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def texts(self) -> list[str | None]:
         """What was typed; None for a photo."""
