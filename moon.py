@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
 }
 
+WITHOUT_TORCH = ("prepare", "inspect")
 INPUT_ERROR, FAILURE = 2, 1
 
 
@@ -64,6 +65,10 @@ def _run(name: str, argv: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
         raise InputError(f"no such command; {hint}")
+    if name not in WITHOUT_TORCH:
+        from ranker.versions import check_versions
+
+        check_versions()  # before the import: packages that do not match fail in it with an undefined symbol
     module, function = COMMANDS[name][0].split(":")
     return getattr(import_module(module), function)(argv)
 

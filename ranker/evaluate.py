@@ -31,7 +31,6 @@ def main(argv: list[str]) -> int:
     """The command `moon eval`."""
     from features.ranks import process_group
     from ranker.build import load_ranker
-    from ranker.versions import check_versions
 
     parser = argparse.ArgumentParser("moon eval", description="Metrics of a trained run, with slices.")
     parser.add_argument("run", type=Path)
@@ -42,7 +41,6 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args(argv)
-    check_versions()
     keep_freed_memory()
     run = RunFolder(args.run)
     dataset = Dataset(args.data or run.meta()["dataset"]["path"])

@@ -11,7 +11,6 @@ from data.host import keep_freed_memory
 from data.local_ranks import SIGTERM_STATUS, spread
 from features.vector_source import named_stores
 from ranker.config import Recipe
-from ranker.versions import check_versions
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +28,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
     parser.add_argument("--json", type=Path, help="write the test figures here as well")
     args = parser.parse_args(argv)
-    check_versions()
     seed = [] if args.seed is None else [f"seed={args.seed}"]
     recipe = load_config(args.config, Recipe, [*args.set, *seed])
     dataset = Dataset(args.data)

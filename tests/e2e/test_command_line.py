@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,25 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_dataset(trained, raw_log, tm
     assert "disk full" in line or "no space left" in line
     assert (out / "dataset.json").read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("command", sorted(set(moon.COMMANDS) - set(moon.WITHOUT_TORCH)))
+def test_versions_that_do_not_match_are_told_before_anything_is_imported(command, capsys, monkeypatch):
+    wrong = {"torch": "2.13.0", "torchrec": "1.6.0", "fbgemm-gpu": None}
+    monkeypatch.setattr("ranker.versions.installed", lambda: wrong)
+    monkeypatch.setattr("moon.import_module", lambda name: pytest.fail(f"{name} was imported"))
+    line = fails(capsys, 2, *command.split())
+    assert line.startswith(f"moon {command}: these versions do not work together: torch 2.13.0, torchrec 1.6.0, ")
+
+
+def test_preparing_and_inspecting_need_no_torch(trained, raw_log, tmp_path):
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchrec', 'fbgemm_gpu'])); "
+    for words in (
+        ["prepare", "movielens_posters", "--root", str(raw_log), "--out", str(tmp_path / "data")],
+        ["inspect", str(tmp_path / "data")],
+        ["inspect", str(trained / "run")],
+    ):
+        subprocess.run([sys.executable, "-c", f"{blocked}import moon; sys.exit(moon.main({words}))"], check=True)
 
 
 def test_versions_that_do_not_match_are_one_line():
