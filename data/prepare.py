@@ -1,7 +1,6 @@
 """`moon prepare SOURCE --root DIR --out DIR`: raw logs and catalogues -> a prepared dataset."""
 
 import argparse
-import errno
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from data.audit import audit
 from data.dataset import SCHEMA_VERSION, SPLITS, Dataset
 from data.errors import InputError
 from data.exchange import exchange
+from data.files import naming_a_full_disk
 from data.given import GivenHistories, write_given, write_none
 from data.pairs import write_pairs
 from data.source import Source
@@ -72,17 +72,10 @@ def prepare(source: Source, out: Path, max_rejected: float = 0.01) -> dict:
     out.parent.mkdir(parents=True, exist_ok=True)
     building = out.with_name(f".{out.name}.building-{os.getpid()}")
     try:
-        building.mkdir()
-        meta = _build(source, building, max_rejected)
-        _publish(building, out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, "no space left on the disk", str(out)) from error
-        raise
-    except pl.exceptions.PolarsError as error:
-        if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "no space left on the disk", str(out)) from error
-        raise
+        with naming_a_full_disk(out):
+            building.mkdir()
+            meta = _build(source, building, max_rejected)
+            _publish(building, out)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return meta

@@ -20,7 +20,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from data.errors import InputError
-from data.files import write_json
+from data.files import naming_a_full_disk, write_json
 from features.ranks import Ranks
 from ranker.model import Ranker
 
@@ -66,7 +66,7 @@ class Checkpoints:
                 "optimizer": optimizer.state_dict(),
                 "rng": {_rng_key(self.ranks): _rng()},
             }
-            dcp.save(state, checkpoint_id=part)
+            self._write(state, part)
             dist.barrier()
         if self.ranks.first:
             target = final if final.exists() else part
@@ -79,6 +79,22 @@ class Checkpoints:
                 _link(self.folder / link, name)
             self._prune()
         dist.barrier()
+
+    def _write(self, state: dict[str, Any], part: Path) -> None:
+        """Write the tensors; what is written of them goes again if that fails.
+
+        Raises OSError if the disk is full, RuntimeError for other failures.
+        """
+        try:
+            with naming_a_full_disk(part):
+                try:
+                    dcp.save(state, checkpoint_id=part)
+                except dcp.api.CheckpointException as error:  # a BaseException, that nobody above would catch
+                    raise RuntimeError(f"{part}: not written: {' '.join(str(error).split())[-200:]}") from error
+        except BaseException:
+            if self.ranks.first:
+                shutil.rmtree(part, ignore_errors=True)
+            raise
 
     def has(self, which: str) -> bool:
         """Whether there is a checkpoint `last` (or `best`)."""

@@ -35,14 +35,15 @@ def main(argv: list[str]) -> int:
     if args.nproc > 1 and "RANK" not in os.environ:
         return spread("train", args.nproc, argv, debug="--debug" in sys.argv)
     keep_freed_memory()
-    from data.files import write_json
+    from data.files import naming_a_full_disk, write_json
     from features.ranks import process_group
     from ranker.evaluate import table
     from ranker.train import Interrupted, train
 
     with process_group() as ranks:
         try:
-            found = train(recipe, dataset, args.out, ranks, args.resume, stores)
+            with naming_a_full_disk(args.out):
+                found = train(recipe, dataset, args.out, ranks, args.resume, stores)
         except Interrupted as stop:
             if ranks.first:
                 print(f"moon train: {stop}", file=sys.stderr)

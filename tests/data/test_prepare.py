@@ -181,7 +181,7 @@ def test_the_disk_space_of_behaviours_is_taken_before_they_are_written(tmp_path,
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="no space left on the disk") as error:
+    with pytest.raises(OSError, match="No space left on device") as error:
         prepare(ToyLog(random_rows()), tmp_path / "out")
     assert error.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
