@@ -27,14 +27,14 @@ class LiveRanker:
                 f"{run.root}: trained on dataset {trained_on[:12]}, {dataset.root} is {dataset.fingerprint[:12]}"
             )
         self.run, self.dataset, self.device = run, dataset, ranks.device
-        self.model, self.encoder = load_ranker(run, ranks)
-        self._samples = SampleEncoder(self.encoder, dataset)
+        self.model, self._samples = load_ranker(run, dataset, ranks)
         self._counts = {name: _train_totals(dataset, name) for name in COUNTS if name in self._samples.read_columns}
         self.refresh()
 
     def refresh(self) -> None:
         """Take in the behaviours that were added to the dataset."""
-        self._samples = SampleEncoder(self.encoder, self.dataset, self._samples.items, self._samples.users)
+        then = self._samples
+        self._samples = SampleEncoder(then.encoder, self.dataset, then.vectors, then.items, then.users)
         self._collator = Collator(self._samples)
 
     def score(self, frame: pl.DataFrame) -> np.ndarray:
