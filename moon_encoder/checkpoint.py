@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from safetensors.torch import load_model, save_model
 from data.config import Config, parse_config
 from data.errors import InputError
 from data.exchange import exchange
-from moon_encoder.config import DualTowerConfig, EncoderConfig
-from moon_encoder.dual_tower import DualTower
+from moon_encoder.config import DualTowerConfig, EncoderConfig, MllmConfig
 from moon_encoder.encoder import Encoder
 
 
@@ -43,21 +43,30 @@ class EncoderInfo:
 
     name: str
     stage: str
-    config: DualTowerConfig
+    config: DualTowerConfig | MllmConfig
     dim: int
     matryoshka: tuple[int, ...]
     fingerprint: str
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def build_encoder(config: DualTowerConfig, seed: int = 0) -> Encoder:
+def build_encoder(
+    config: DualTowerConfig | MllmConfig, texts: Callable[[], Iterable[str]] | None = None, seed: int = 0
+) -> Encoder:
     """A new encoder, on the CPU, from the checkpoints that the config names.
 
-    `seed` draws the weights that no checkpoint has. Raises InputError for a checkpoint that is absent or does not fit.
+    `texts` yields the catalogue's texts, which the tokenizer of an MLLM from scratch is trained on; `seed` draws the
+    weights that no checkpoint has. Raises InputError for a checkpoint that is absent or does not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DualTower.build(config)
+        if isinstance(config, DualTowerConfig):
+            from moon_encoder.dual_tower import DualTower
+
+            return DualTower.build(config)
+        from moon_encoder.mllm import Mllm
+
+        return Mllm.build(config, texts)
 
 
 def save_encoder(
@@ -109,7 +118,14 @@ def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> Enco
     Raises InputError if the folder holds none or is damaged.
     """
     folder, info = Path(folder), encoder_info(folder)
-    encoder = DualTower.build(info.config, folder / "assets")
+    if isinstance(info.config, DualTowerConfig):
+        from moon_encoder.dual_tower import DualTower
+
+        encoder: Encoder = DualTower.build(info.config, folder / "assets")
+    else:
+        from moon_encoder.mllm import Mllm
+
+        encoder = Mllm.build(info.config, assets=folder / "assets")
     try:
         load_model(encoder, str(folder / "model.safetensors"))
     except (SafetensorError, OSError, RuntimeError) as error:

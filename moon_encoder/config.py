@@ -1,4 +1,4 @@
-"""What an encoder is built from: one strict configuration."""
+"""What an encoder is built from: a dual tower or a generative multimodal LLM, one strict configuration each."""
 
 from typing import Annotated, Literal
 
@@ -71,4 +71,51 @@ class DualTowerConfig(Config):
         return self
 
 
-EncoderConfig = DualTowerConfig
+class MllmShape(Config):
+    """Sizes of a multimodal LLM that is trained from scratch, in one of the real classes."""
+
+    family: Literal["qwen3_vl", "qwen2_5_vl"] = "qwen3_vl"
+    vocabulary: int = Field(4096, ge=300, description="largest size of the byte-level BPE vocabulary")
+    hidden: int = Field(256, ge=8, description="width of the language model, which is the width of a vector")
+    layers: int = Field(4, ge=1, description="layers of the language model")
+    heads: int = Field(4, ge=1, description="attention heads of the language model")
+    kv_heads: int = Field(2, ge=1, description="key and value heads (grouped-query attention)")
+    intermediate: int = Field(512, ge=8, description="width of the language model's MLP")
+    vision_hidden: int = Field(128, ge=8, description="width of the vision tower")
+    vision_layers: int = Field(4, ge=1, description="layers of the vision tower")
+    vision_heads: int = Field(4, ge=1, description="attention heads of the vision tower")
+    patch: int = Field(16, ge=2, description="pixels a side of a patch; 2 x 2 patches become one visual token")
+
+
+class Lora(Config):
+    """Low-rank adapters on the language model's linear layers (Hu et al., arXiv 2106.09685); the rest is frozen."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="names of the adapted linear layers",
+    )
+    vision: bool = Field(False, description="adapt all linear layers of the vision tower as well")
+
+
+class MllmConfig(Pretrained):
+    """A generative multimodal LLM of the Qwen3-VL or Qwen2.5-VL classes; the vector is as wide as its hidden layer."""
+
+    kind: Literal["mllm"] = "mllm"
+    scratch: MllmShape | None = Field(None, description="train a new one of these sizes")
+    matryoshka: Matryoshka = (64, 128)
+    image_pixels: int = Field(128 * 128, ge=32 * 32, description="most pixels read of a picture; larger ones shrink")
+    max_tokens: int = Field(64, ge=4, description="tokens read of a text; the rest is cut off")
+    lora: Lora | None = Field(None, description="train adapters only; None: train all weights")
+    bf16: bool = Field(False, description="compute in bfloat16; with lora the frozen weights are kept in it as well")
+    gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass")
+
+    @classmethod
+    def allowed(cls) -> tuple[str, ...]:
+        """Names of the fields of which exactly one is given."""
+        return ("path", "hub", "package", "scratch")
+
+
+EncoderConfig = Annotated[DualTowerConfig | MllmConfig, Field(discriminator="kind")]

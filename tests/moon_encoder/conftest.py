@@ -10,7 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from moon_encoder.checkpoint import build_encoder
-from moon_encoder.config import DualTowerConfig
+from moon_encoder.config import DualTowerConfig, MllmConfig
 from moon_encoder.content import Content
 from moon_encoder.encoder import Encoder
 
@@ -93,3 +93,31 @@ def dual(towers: dict[str, str]) -> Encoder:
         if "residual" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     return encoder.eval()
+
+
+TEXTS = ["red casual shirt for men", "blue sport shoe", "green watch", "What colour?", "What is it?"] * 5
+
+
+def mllm_config(family: str = "qwen3_vl", **more: object) -> MllmConfig:
+    """A multimodal LLM of 32 dims, from scratch."""
+    shape = {
+        "family": family,
+        "vocabulary": 320,
+        "hidden": 32,
+        "layers": 2,
+        "heads": 2,
+        "kv_heads": 1,
+        "intermediate": 48,
+        "vision_hidden": 16,
+        "vision_layers": 2,
+        "vision_heads": 2,
+    }
+    return MllmConfig.model_validate(
+        {"scratch": shape, "matryoshka": [8, 16], "image_pixels": 64 * 64, "max_tokens": 16, **more}
+    )
+
+
+@pytest.fixture
+def mllm() -> Encoder:
+    """A tiny multimodal LLM with random weights."""
+    return build_encoder(mllm_config(), lambda: TEXTS).eval()
