@@ -51,12 +51,12 @@ class EncoderInfo:
 
 
 def build_encoder(
-    config: DualTowerConfig | MllmConfig, texts: Callable[[], Iterable[str]] | None = None, seed: int = 0
+    config: DualTowerConfig | MllmConfig, seed: int = 0, texts: Callable[[], Iterable[str]] | None = None
 ) -> Encoder:
     """A new encoder, on the CPU, from the checkpoints that the config names.
 
-    `texts` yields the catalogue's texts, which the tokenizer of an MLLM from scratch is trained on; `seed` draws the
-    weights that no checkpoint has. Raises InputError for a checkpoint that is absent or does not fit.
+    `seed` draws the weights that no checkpoint has; `texts` yields a catalogue's texts, which the tokenizer of an MLLM
+    from scratch is trained on. Raises InputError for a checkpoint that is absent or does not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

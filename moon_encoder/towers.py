@@ -74,7 +74,7 @@ class VisionTower(_Tower):
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("shift", shift[:, None, None], persistent=False)
         model = _load(folder, pretrained)
-        self.model = getattr(model, "vision_model", model).eval()
+        self.model = getattr(model, "vision_model", model).eval().to(memory_format=torch.channels_last)
         self.model_config = model.config
         self._cut(folder)
 
@@ -121,7 +121,7 @@ class VisionTower(_Tower):
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """(n, 3, S, S) uint8 -> float32 as the model was trained on."""
-        return pixels * self.scale + self.shift
+        return pixels.contiguous(memory_format=torch.channels_last) * self.scale + self.shift
 
     def frozen(self, pixels: Tensor) -> Tensor:
         """(n, 3, S, S) uint8 -> the output of the blocks that are not trained; the vector (n, D) if all are frozen."""
@@ -130,6 +130,8 @@ class VisionTower(_Tower):
 
     def trained(self, frozen: Tensor) -> Tensor:
         """Output of `frozen` -> vectors (n, D) float32."""
+        if frozen.ndim == 4:
+            frozen = frozen.contiguous(memory_format=torch.channels_last)  # a fifth faster on a CPU
         return _pooled(self._tail(frozen)) if len(self.tail) else frozen
 
     def _head(self, values: Tensor) -> Tensor:

@@ -120,4 +120,4 @@ def mllm_config(family: str = "qwen3_vl", **more: object) -> MllmConfig:
 @pytest.fixture
 def mllm() -> Encoder:
     """A tiny multimodal LLM with random weights."""
-    return build_encoder(mllm_config(), lambda: TEXTS).eval()
+    return build_encoder(mllm_config(), texts=lambda: TEXTS).eval()

@@ -20,7 +20,7 @@ QUESTIONS = [[("What colour?", "red"), ("What is it?", "a casual shirt")], [("Fo
 
 
 def build(family: str = "qwen3_vl", **more: object) -> Mllm:
-    encoder = build_encoder(mllm_config(family, **more), lambda: TEXTS)
+    encoder = build_encoder(mllm_config(family, **more), texts=lambda: TEXTS)
     assert isinstance(encoder, Mllm)
     with torch.no_grad():  # untrained weights of .02 hardly attend: widen them so that a wrong mask would show
         for name, parameter in encoder.named_parameters():
