@@ -1,4 +1,4 @@
-"""Peak memory of preparing and of the loader, measured in a process of its own; also a command:
+"""Peak memory of preparing, of the loader and of training, measured in a process of its own; also a command:
 
 python -m tests.data.test_memory SHARED    MovieLens once and ten times (same users and items; new users)
 """
@@ -33,6 +33,14 @@ if what == "prepare":
     start = peak()
     began = time.monotonic()
     rows = prepare(MovielensPosters(source), out)["counts"]["behaviors"]
+elif what == "train":
+    import moon
+    from data.dataset import Dataset
+    start = peak()
+    began = time.monotonic()
+    recipe = ["experiments/configs/movielens_din.yaml", "--set", "train.batch_size=4096", "--set", "train.threads=1"]
+    assert moon.main(["train", *recipe, "--data", str(source), "--out", str(out)]) == 0
+    rows = Dataset(source).meta["counts"]["train"]
 else:
     from data.dataset import Dataset
     from features.encoder import FeatureEncoder
@@ -62,7 +70,7 @@ SPEC = {
 
 
 def measured(what: str, source: Path, out: Path, pieces: int = 0) -> dict[str, float]:
-    """Rows, rows a second and peak resident memory (MiB) of `prepare` or of an epoch of the `loader`.
+    """Rows, rows a second and peak resident memory (MiB) of `prepare`, of an epoch of the `loader` or of `train`.
 
     `pieces`: rows of a chunk, bucket and window (0: as in production). `own_mib_at_end` leaves out mapped files.
     """
@@ -103,8 +111,13 @@ def main(shared: Path, scratch: Path) -> None:
     """Print the figures for the log once, ten times (same users) and ten times (new users)."""
     for name, times, new_users in (("x1", 1, False), ("x10, same users", 10, False), ("x10, new users", 10, True)):
         raw = replicate(shared / "datasets" / "movielens_posters", scratch / name / "raw", times, new_users=new_users)
-        for what, source in (("prepare", raw), ("loader", scratch / name / "out")):
-            print(f"{name:<16} {what:<8} {json.dumps(measured(what, source, scratch / name / 'out'))}", flush=True)
+        data = scratch / name / "data"
+        for what, source, out in (
+            ("prepare", raw, data),
+            ("loader", data, data),
+            ("train", data, scratch / name / "run"),
+        ):
+            print(f"{name:<16} {what:<8} {json.dumps(measured(what, source, out))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,28 @@ def test_neighbours_in_the_batch_change_nothing(config, reference):
             assert not found.any()
 
 
+@pytest.mark.parametrize("softmax", [True, False])
+def test_din_equals_padded_matrices_wherever_the_padding_stands(softmax):
+    """The usual padded, masked DIN gives the same from the left, from the right, or with padding anywhere between."""
+    torch.manual_seed(4)
+    b, room = behaviours(LENGTHS), max(LENGTHS) + 3
+    module = sequence_module(D, E, SequenceModel(kind="din", hidden=(8,), softmax=softmax)).double()  # pyright: ignore
+    found = module(b)
+    anywhere = [lambda n: torch.randperm(room)[:n].sort().values] * 3
+    for slots in (lambda n: torch.arange(n), lambda n: torch.arange(room - n, room), *anywhere):
+        value = torch.randn(len(LENGTHS), room, D + E, dtype=torch.float64) * 1e3
+        mask = torch.zeros(len(LENGTHS), room, dtype=torch.bool)
+        for sample, length in enumerate(LENGTHS):
+            rows, side = rows_of(b, sample)
+            mask[sample, slots(length)] = True
+            value[sample, mask[sample]] = torch.cat([rows, side], 1).detach()  # pyright: ignore
+        q, k = b.query_BD.unsqueeze(1).expand(-1, room, -1), value[..., :D]
+        hidden = torch.relu(module.layers[0](torch.cat([q, k, q - k, q * k, value[..., D:]], 2)))  # pyright: ignore
+        score = module.output(hidden).squeeze(2)  # pyright: ignore
+        weight = torch.softmax(score.masked_fill(~mask, float("-inf")), 1).nan_to_num() if softmax else score * mask
+        assert torch.allclose(found, (weight.unsqueeze(2) * value).sum(1), atol=1e-9)
+
+
 @pytest.mark.parametrize(("config", "reference"), CONFIGS[:5], ids=IDS[:5])
 def test_a_batch_of_empty_histories_has_finite_zero_gradients(config, reference):
     b = behaviours([0, 0, 0])

@@ -1,11 +1,14 @@
 """Training: learns, repeats with its seed, leaves OOV alone, stops on wild losses and early; golden losses."""
 
 import json
+import re
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import moon
 from data.config import load_config
@@ -14,8 +17,9 @@ from data.errors import InputError
 from data.prepare import prepare
 from data.sources.movielens_posters import MovielensPosters
 from features.ranks import process_group
-from ranker.build import load_ranker
+from ranker.build import build_ranker, load_ranker
 from ranker.config import Recipe
+from ranker.optimizer import dense_parameters
 from ranker.run_folder import RunFolder
 from ranker.train import train
 from tests.conftest import write_ratings
@@ -51,7 +55,12 @@ def test_it_learns_and_writes_the_run(tiny, small, tmp_path):
         assert (tmp_path / "run" / name).exists()
     meta = json.loads((tmp_path / "run" / "meta.json").read_text())
     assert meta["finished"] and meta["rows_per_second"] > 0 and meta["peak_rss_bytes"] > 0
-    assert list((tmp_path / "run" / "tb").glob("events*"))
+    board = EventAccumulator(str(tmp_path / "run" / "tb")).Reload()
+    curves = {f"train/{name}" for name in ("loss", "lr", "rows_per_second", "data_wait")}
+    curves |= {f"valid/{name}" for name in ("auc", "gauc", "logloss", "ne", "pcoc", "ece")}
+    curves |= {f"embedding_norm/{table}" for table in ("user", "item", "genres", "rated_rating")}
+    assert set(board.Tags()["scalars"]) == curves and len(board.Scalars("valid/auc")) == 8
+    assert board.Scalars("valid/pcoc")[-1].value == pytest.approx(found["pcoc"], abs=0.3)
     first, last = losses(tmp_path / "run")[:5], losses(tmp_path / "run")[-5:]
     assert np.mean(last) < np.mean(first) - 0.05
 
@@ -111,6 +120,27 @@ def test_patience_stops_early_and_the_best_is_kept(tiny, small, tmp_path):
     assert len(aucs) < 40 and aucs.index(max(aucs)) == len(aucs) - 3
     valid = json.loads((tmp_path / "run" / "metrics-valid.json").read_text())
     assert valid["auc"] == pytest.approx(max(aucs), abs=1e-12)
+
+
+def test_progress_tells_rate_waiting_and_the_time_left(tiny, small, tmp_path, capsys, monkeypatch):
+    ticks = count(0, 20)
+    monkeypatch.setattr("ranker.train_log.time.monotonic", lambda: float(next(ticks)))
+    run(tiny, small, tmp_path / "run", "train.epochs=1")
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 0 step")]
+    form = r"epoch 0 step \d+ of 12: loss 0\.\d{5}, [\d,]+ rows/s, \d+% waiting for data, at most \d+:\d\d left"
+    assert len(steps) == 12 and all(re.fullmatch(form, line) for line in steps)
+
+
+def test_the_clip_norm_bounds_the_dense_gradient(tiny, small, tmp_path):
+    """With plain SGD at rate 1, no step is longer than the norm that is allowed."""
+    sgd = ["train.dense={kind: sgd, lr: 1.0, clip_norm: 1e-6}", "train.epochs=1"]
+    run(tiny, small, tmp_path / "run", *sgd)
+    with process_group() as ranks:
+        model, samples = load_ranker(RunFolder(tmp_path / "run"), Dataset(small), ranks, "last")
+        start, _ = build_ranker(load_config(tiny, Recipe), samples, ranks)
+        moved = [a.detach() - dense_parameters(start)[n].detach() for n, a in dense_parameters(model).items()]
+    length = torch.cat([m.flatten() for m in moved]).norm().item()
+    assert 1e-7 < length <= 12 * 1e-6 * 1.01
 
 
 def test_bf16_trains_on_a_cpu(tiny, small, tmp_path):
