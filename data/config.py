@@ -25,6 +25,17 @@ def load_config(path: Path | str, model: type[ConfigT], overrides: Sequence[str]
 
     Raises InputError naming file, field and the nearest right name.
     """
+    tree = read_tree(path)
+    for override in overrides:
+        _set(tree, override)
+    return parse_config(tree, model, str(path))
+
+
+def read_tree(path: Path | str) -> dict[str, Any]:
+    """The YAML mapping in a file, not validated.
+
+    Raises InputError for a file that is absent or no such mapping.
+    """
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text())
@@ -34,9 +45,7 @@ def load_config(path: Path | str, model: type[ConfigT], overrides: Sequence[str]
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of fields at the top level")
-    for override in overrides:
-        _set(tree, override)
-    return parse_config(tree, model, str(path))
+    return tree
 
 
 def parse_config(tree: Any, model: type[ConfigT], where: str) -> ConfigT:
@@ -86,23 +95,32 @@ def _set(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"--set {override!r}: the value is not valid YAML") from None
+    assign(tree, path.strip(), value, f"--set {override!r}")
+
+
+def assign(tree: dict[str, Any], path: str, value: Any, where: str | None = None) -> None:
+    """Set the field at a dotted path of `tree` in place; list items go by index or by their `name`.
+
+    Raises InputError, starting with `where`, if the path leads through a value or to no list item.
+    """
+    where = where or path
     node: Any = tree
-    *parents, last = path.strip().split(".")
+    *parents, last = path.split(".")
     for part in parents:
-        node = node[_index(node, part, override)] if isinstance(node, list) else node.setdefault(part, {})
+        node = node[_index(node, part, where)] if isinstance(node, list) else node.setdefault(part, {})
         if not isinstance(node, dict | list):
-            raise InputError(f"--set {override!r}: {part!r} holds a value, not fields")
+            raise InputError(f"{where}: {part!r} holds a value, not fields")
     if isinstance(node, list):
-        node[_index(node, last, override)] = value
+        node[_index(node, last, where)] = value
     else:
         node[last] = value
 
 
-def _index(items: list[Any], key: str, override: str) -> int:
+def _index(items: list[Any], key: str, where: str) -> int:
     """Position in a list by number or by the item's `name`."""
     names = [str(item.get("name")) if isinstance(item, dict) else None for item in items]
     if key in names:
         return names.index(key)
     if key.isdigit() and int(key) < len(items):
         return int(key)
-    raise InputError(f"--set {override!r}: no item {key!r} in the list of {len(items)}")
+    raise InputError(f"{where}: no item {key!r} in the list of {len(items)}")

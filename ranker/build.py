@@ -1,5 +1,6 @@
 """Building a ranker: fresh from a recipe, or trained from a run directory."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from features.ranks import Ranks
 from features.samples import SampleEncoder
 from features.spec import FeatureSpec
 from features.vector_source import VectorSource, open_sources
-from ranker.checkpoint import Checkpoints
+from ranker.checkpoint import Checkpoints, stored_prefixes
 from ranker.config import Recipe
 from ranker.model import Ranker
+from ranker.optimizer import dense_parameters
 from ranker.run_folder import RunFolder
 from ranker.sharding import distribute
 
@@ -26,6 +28,16 @@ def build_ranker(recipe: Recipe, samples: SampleEncoder, ranks: Ranks) -> tuple[
     torch.manual_seed(recipe.seed)
     model = Ranker(recipe, samples.encoder, samples.vectors, torch.device("meta"))
     return distribute(model, recipe, samples.vectors, ranks)
+
+
+def parameter_counts(model: DistributedModelParallel) -> dict[str, int]:
+    """Numbers in the model: `tables` (trained, over all ranks), `vectors` (tables it leaves alone), `dense`."""
+    counts = {"dense": sum(p.numel() for p in dense_parameters(model).values()), "tables": 0, "vectors": 0}
+    stored = stored_prefixes(model)
+    for name, value in model.state_dict().items():
+        if ".embeddings." in name:
+            counts["vectors" if name.startswith(stored) else "tables"] += math.prod(value.size())
+    return counts
 
 
 def load_ranker(

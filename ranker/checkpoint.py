@@ -154,8 +154,13 @@ class Checkpoints:
 
 def _own(model: DistributedModelParallel) -> dict[str, Any]:
     """The state that training may have changed: all but tables whose content is a version of a store."""
-    stored = tuple(f"vectors.collections.{name}." for name in cast(Ranker, model.module).stored)
+    stored = stored_prefixes(model)
     return {name: value for name, value in model.state_dict().items() if not name.startswith(stored)}
+
+
+def stored_prefixes(model: DistributedModelParallel) -> tuple[str, ...]:
+    """How the names of the tables begin whose content is a version of a store."""
+    return tuple(f"vectors.collections.{name}." for name in cast(Ranker, model.module).stored)
 
 
 def _rng() -> dict[str, torch.Tensor]:

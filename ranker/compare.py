@@ -1,7 +1,7 @@
 """`moon compare RUN RUN...`: recipes against the first one, on the same rows, with intervals and p-values."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ranker.slices import slices
 
 KEYS = ("row", "user", "item", "label")
 SHOWN = ("auc", "gauc", "logloss", "pcoc")
+FIGURES = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,18 @@ class Repeated:
     name: str
     scores: dict[int, np.ndarray]
 
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean score of each row (the ensemble, if there are several seeds)."""
-        return np.mean(list(self.scores.values()), axis=0)
+    def mean(self, seeds: Sequence[int]) -> np.ndarray:
+        """Mean score of each row over seeds (the ensemble, if there are several)."""
+        return np.mean([self.scores[seed] for seed in seeds], axis=0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that runs share. label, user: (n,). masks: the slices by name, (n,) bool each."""
+
+    label: np.ndarray
+    user: np.ndarray
+    masks: dict[str, np.ndarray]
 
 
 def main(argv: list[str]) -> int:
@@ -61,27 +70,56 @@ def compare(runs: list[RunFolder], split: str, draws: int = 1000, seed: int = 0)
 
     Raises InputError if runs were not scored on the same rows, or two share recipe and seed.
     """
-    rows, recipes = _read(runs, split)
-    label, user = rows["label"].to_numpy(), rows["user"].to_numpy()
-    masks = slices(_dataset(runs[0]), rows)
-    per_seed = {r.name: {s: metrics.summary(label, x, user) for s, x in r.scores.items()} for r in recipes}
-    found: dict[str, Any] = {"split": split, "rows": len(rows), "recipes": {}, "differences": {}}
-    for recipe in recipes:
-        found["recipes"][recipe.name] = _spread(per_seed[recipe.name]) | {
-            "slices": {name: _slice_spread(recipe, label, user, mask) for name, mask in masks.items()}
-        }
+    rows, recipes = read_runs(runs, split)
+    facts = {r.name: spread(r, rows) for r in recipes}
     base = recipes[0]
-    for recipe in recipes[1:]:
-        seeds = sorted(base.scores.keys() & recipe.scores.keys())
-        found["differences"][recipe.name] = {
-            "against": base.name,
-            "rows": _on_rows(label, base.mean, recipe.mean, user, draws, seed),
-            "seeds": _over_seeds(per_seed[base.name], per_seed[recipe.name], seeds),
-            "slices": {
-                name: _on_slice(label[m], base.mean[m], recipe.mean[m], user[m], draws, seed)
-                for name, m in masks.items()
-            },
-        }
+    return {
+        "split": split,
+        "rows": len(rows.label),
+        "recipes": facts,
+        "differences": {r.name: difference(base, r, facts, rows, draws, seed) for r in recipes[1:]},
+    }
+
+
+def read_runs(runs: list[RunFolder], split: str) -> tuple[Rows, list[Repeated]]:
+    """The rows that runs share, and the recipes in order of first mention.
+
+    Raises InputError if runs were not scored on the same rows, or two share recipe and seed.
+    """
+    frame, recipes = _read(runs, split)
+    masks = slices(_dataset(runs[0]), frame)
+    return Rows(frame["label"].to_numpy(), frame["user"].to_numpy(), masks), recipes
+
+
+def spread(recipe: Repeated, rows: Rows) -> dict[str, Any]:
+    """Figures of a recipe: mean, sd and values over its seeds, overall and by slice."""
+    per_seed = [metrics.summary(rows.label, score, rows.user) for score in recipe.scores.values()]
+    columns = {name: mean_sd(np.array([found[name] for found in per_seed])) for name in FIGURES}
+    parts = {name: _slice_spread(recipe, rows.label, rows.user, mask) for name, mask in rows.masks.items()}
+    return {"seeds": list(recipe.scores)} | columns | {"slices": parts}
+
+
+def difference(
+    a: Repeated, b: Repeated, facts: dict[str, dict[str, Any]], rows: Rows, draws: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Recipe b minus recipe a, overall and by slice, with the two kinds of test that the data allow.
+
+    `rows`: the mean scores over the seeds that both have, on rows (DeLong) and over users (bootstrap). `seeds`: a
+    paired t-test of single runs over those seeds. `facts`: `spread` of each, by name.
+    """
+    seeds = [s for s in a.scores if s in b.scores]
+    x, y = a.mean(seeds or list(a.scores)), b.mean(seeds or list(b.scores))
+    label, user = rows.label, rows.user
+
+    def single_runs(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
+        return _over_seeds(x, y, list(a.scores), list(b.scores), seeds)
+
+    found: dict[str, Any] = {"against": a.name, "rows": _on_rows(label, x, y, user, draws, seed), "slices": {}}
+    found["seeds"] = single_runs(facts[a.name], facts[b.name])
+    for name, m in rows.masks.items():
+        part = _on_slice(label[m], x[m], y[m], user[m], draws, seed)
+        part["seeds"] = single_runs(facts[a.name]["slices"][name], facts[b.name]["slices"][name])
+        found["slices"][name] = part
     return found
 
 
@@ -98,7 +136,9 @@ def _read(runs: list[RunFolder], split: str) -> tuple[pl.DataFrame, list[Repeate
             raise InputError(f"{run.root}: a second run of recipe {meta['name']!r} with seed {meta['seed']}")
         of_recipe[meta["seed"]] = frame["score"].to_numpy()
     history = _dataset(first).samples(split).select("history_end").collect(engine="streaming")
-    return pl.concat([keys, history], how="horizontal"), [Repeated(name, by_seed) for name, by_seed in scores.items()]
+    return pl.concat([keys, history], how="horizontal"), [
+        Repeated(name, dict(sorted(by_seed.items()))) for name, by_seed in scores.items()
+    ]
 
 
 def _require_same_rows(first: RunFolder, keys: pl.DataFrame, run: RunFolder, frame: pl.DataFrame) -> None:
@@ -120,13 +160,8 @@ def _dataset(run: RunFolder) -> Dataset:
     return Dataset(run.meta()["dataset"]["path"])
 
 
-def _spread(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    names = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
-    columns = {name: np.array([found[name] for found in by_seed.values()]) for name in names}
-    return {"seeds": sorted(by_seed)} | {name: _mean_sd(values) for name, values in columns.items()}
-
-
-def _mean_sd(values: np.ndarray) -> dict[str, Any]:
+def mean_sd(values: np.ndarray) -> dict[str, Any]:
+    """Mean, sample deviation (None for one value) and the values."""
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
     return {"mean": float(values.mean()), "sd": sd, "values": values.tolist()}
 
@@ -136,7 +171,7 @@ def _slice_spread(recipe: Repeated, label: np.ndarray, user: np.ndarray, mask: n
     facts = {k: v for k, v in parts[0].items() if k in ("rows", "positives", "too_small", "reason")}
     for name in ("auc", "gauc"):
         values = [part[name] for part in parts]
-        facts[name] = None if None in values else _mean_sd(np.array(values, np.float64))
+        facts[name] = None if None in values else mean_sd(np.array(values, np.float64))
     return facts
 
 
@@ -163,11 +198,19 @@ def _on_slice(
     return facts
 
 
-def _over_seeds(a: dict[int, dict[str, Any]], b: dict[int, dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
+def _over_seeds(
+    a: dict[str, Any], b: dict[str, Any], seeds_a: list[int], seeds_b: list[int], seeds: list[int]
+) -> dict[str, Any]:
+    """Paired t-tests of the figures in `a` and `b` (values by seeds_a, seeds_b) over the common `seeds`."""
     if len(seeds) < 2:
         return {"reason": f"{len(seeds)} common seed(s); a t-test needs two"}
-    columns = {name: [np.array([x[s][name] for s in seeds]) for x in (a, b)] for name in SHOWN}
-    return {name: paired_t(*pair).as_dict() for name, pair in columns.items()}
+    found: dict[str, Any] = {}
+    for name in SHOWN:
+        if a.get(name) is None or b.get(name) is None:
+            continue
+        at_a, at_b = [seeds_a.index(s) for s in seeds], [seeds_b.index(s) for s in seeds]
+        found[name] = paired_t(np.array(a[name]["values"])[at_a], np.array(b[name]["values"])[at_b]).as_dict()
+    return found
 
 
 def text(found: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ AUC: DeLong et al. 1988 in the O(n log n) form of Sun & Xu 2014. GAUC and slices
 of a user are not independent. Over seeds: paired t-test.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -151,3 +151,12 @@ def paired_t(a: np.ndarray, b: np.ndarray) -> Difference:
     reach = float(stats.t.ppf(0.5 + LEVEL / 2, len(gain) - 1)) * error
     p = float(2 * stats.t.sf(abs(delta) / error, len(gain) - 1))
     return Difference(delta, delta - reach, delta + reach, p, method)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values of a family of tests adjusted by Holm's step-down method: the chance of one false find in the family."""
+    order = np.argsort(p, kind="stable")
+    raised = np.asarray(p, np.float64)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
+    return adjusted.tolist()

@@ -20,7 +20,7 @@ from features.ranks import Ranks
 from features.samples import SampleEncoder
 from features.vector_source import VectorSource
 from ranker import metrics
-from ranker.build import build_ranker
+from ranker.build import build_ranker, parameter_counts
 from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
 from ranker.evaluate import evaluate, predictions
@@ -193,6 +193,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a recipe into `out`, score valid and test with the best checkpoint; returns the test metrics.
 
+    A dataset without test rows is scored on valid alone, and the valid metrics are returned.
     `stores`: representation stores by name; a run reads one version of each, the newest at its start.
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
     """
@@ -204,14 +205,16 @@ def train(
         trainer.resume()
     trainer.fit()
     trainer.checkpoints.load("best", trainer.model)
-    evaluate(trainer.model, trainer.samples, "valid", run, ranks)
-    found = evaluate(trainer.model, trainer.samples, "test", run, ranks)
+    found = evaluate(trainer.model, trainer.samples, "valid", run, ranks)
+    if dataset.meta["counts"]["test"]:
+        found = evaluate(trainer.model, trainer.samples, "test", run, ranks)
     if ranks.first:
         meta = run.meta()
         meta |= {
             "finished": True,
             "rows_per_second": trainer.log.rows_per_second,
             "steps": trainer.progress.step,
+            "parameters": parameter_counts(trainer.model),
             "peak_rss_bytes": peak_rss_bytes(),
         }
         meta |= {"seconds": meta.get("seconds", 0.0) + time.monotonic() - started}

@@ -42,8 +42,9 @@ def scores(runs: list[str]) -> tuple[np.ndarray, list[np.ndarray]]:
     return frames[0]["label"].to_numpy(), [frame["score"].to_numpy() for frame in frames]
 
 
-def test_recipes_are_grouped_by_name_and_tested_over_seeds(runs, tmp_path, capsys):
-    assert moon.main(["compare", *runs, "--draws", "100", "--json", str(tmp_path / "out.json")]) == 0
+def test_recipes_are_grouped_by_name_and_tested_over_seeds(runs, small, tmp_path, capsys):
+    mixed = [runs[i] for i in (1, 0, 2, 5, 4, 3)]  # seeds are paired whatever order they are given in
+    assert moon.main(["compare", *mixed, "--draws", "100", "--json", str(tmp_path / "out.json")]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     label, each = scores(runs)
     aucs = np.array([roc_auc_score(label, score) for score in each])
@@ -53,6 +54,11 @@ def test_recipes_are_grouped_by_name_and_tested_over_seeds(runs, tmp_path, capsy
     assert found["differences"]["rich"]["rows"]["auc"] == pytest.approx(expected)
     slices = found["differences"]["rich"]["slices"]
     assert slices["cold_items"]["rows"] < found["rows"] and "history_10_49" in slices
+    cold = (Dataset(small).train_counts("item") < 10)[
+        pl.read_parquet(Path(runs[0]) / "predictions.parquet")["item"].to_numpy()
+    ]
+    parts = np.array([roc_auc_score(label[cold], score[cold]) for score in each])
+    assert slices["cold_items"]["seeds"]["auc"] == pytest.approx(paired_t(parts[:3], parts[3:]).as_dict())
     out = capsys.readouterr().out
     assert "rich minus plain (mean scores over seeds)" in out and "DeLong" in out and "too small to mean" in out
 

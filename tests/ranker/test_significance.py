@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from data.errors import InputError
 from ranker.metrics import gauc
-from ranker.significance import bootstrap_auc, bootstrap_gauc, delong, paired_t
+from ranker.significance import bootstrap_auc, bootstrap_gauc, delong, holm, paired_t
 
 
 def rows(seed: int, n: int = 600, users: int = 30, gain: float = 0.0):
@@ -110,3 +110,9 @@ def test_paired_t_equals_scipy():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_holm_by_hand():
+    # Holm 1979: sorted p times (tests left), never falling, at most 1
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0]) and holm([]) == []

@@ -1,0 +1,143 @@
+"""Equal tuning for every mechanism, on valid only.
+
+Trials run on a *blind view* of the dataset: the same files without the test samples, so that no test metric exists
+for the tuner to read. The trials' run directories are its only memory: with the sampler's seed fixed, the search is
+replayed from them, and goes on where it stopped.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from data.dataset import Dataset
+from data.errors import InputError
+from data.files import write_json
+from experiments.ablation.cells import Recipes, Variant, needed
+from experiments.ablation.config import Choice, Tuning
+from experiments.grid import Cell, Grid
+from ranker.run_folder import RunFolder
+
+
+def blind_view(dataset: Dataset, out: Path) -> Path:
+    """A dataset at `out` that shares the files of `dataset`, but has no test samples; made once."""
+    if (out / "dataset.json").is_file():
+        made_of = Dataset(out)
+        if made_of.fingerprint != dataset.fingerprint:
+            raise InputError(f"{out}: a view of another dataset; remove it or use another --out")
+        return out
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "samples").mkdir(parents=True)
+    root = dataset.root.resolve()
+    for path in [*root.iterdir(), root / "samples" / "train", root / "samples" / "valid"]:
+        if path.name not in ("samples", "dataset.json"):
+            (out / path.relative_to(root)).symlink_to(path)
+    counts = dataset.meta["counts"] | {"test": 0}
+    write_json(out / "dataset.json", dataset.meta | {"counts": counts})
+    return out
+
+
+class Tuner:
+    """The searches of all mechanisms, one trial of each at a time."""
+
+    def __init__(self, recipes: Recipes, tuning: Tuning, data: Path, stores: dict[str, Path], root: Path) -> None:
+        """`data`: a dataset without test rows, such as a blind view. `root`: folder of the trials' runs.
+
+        Raises InputError if `data` has test rows.
+        """
+        dataset = Dataset(data)
+        if dataset.meta["counts"]["test"]:
+            raise InputError(f"{data}: has test rows; tuning must not see them (give a blind view)")
+        self.recipes, self.tuning, self.data, self.stores, self.root = recipes, tuning, data, stores, root
+        self.mechanisms = [m.name for m in recipes.study.mechanisms]
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def run(self, jobs: int) -> dict[str, dict[str, Any]]:
+        """Search; -> by mechanism {settings, value, trials}. A failed trial counts as a trial.
+
+        Raises InputError where every trial of a mechanism failed.
+        """
+        searches = {name: self._search(name) for name in self.mechanisms}
+        trials: dict[str, list[dict[str, Any]]] = {name: [] for name in self.mechanisms}
+        for number in range(self.tuning.trials):
+            asked = {name: search.ask() for name, search in searches.items()}
+            settings = {name: self._suggested(trial) for name, trial in asked.items()}
+            grid = Grid(self.root, self._cells(number, settings))
+            for name, outcome in zip(self.mechanisms, grid.run(jobs), strict=True):
+                value = None if outcome.error else valid_metric(outcome.run, self.tuning.metric)
+                if value is None:
+                    searches[name].tell(asked[name], state=optuna.trial.TrialState.FAIL)
+                else:
+                    searches[name].tell(asked[name], value)
+                trials[name].append({"settings": settings[name], "value": value, "error": outcome.error})
+        return {name: self._best(name, found) for name, found in trials.items()}
+
+    def _search(self, mechanism: str) -> optuna.Study:
+        """A search whose first trial is the recipe as it is."""
+        sampler = optuna.samplers.TPESampler(seed=self.tuning.sampler_seed)
+        search = optuna.create_study(direction="maximize", sampler=sampler)
+        first = self.recipes.values(mechanism, self.tuning.space)
+        for path, value in first.items():
+            if not self.tuning.space[path].holds(value):
+                raise InputError(
+                    f"tuning.space.{path}: {value!r}, the recipe's own value for mechanism {mechanism!r}, lies outside"
+                )
+        search.enqueue_trial(first)
+        return search
+
+    def _cells(self, number: int, settings: dict[str, dict[str, Any]]) -> list[Cell]:
+        return [
+            trial(self.recipes, self.tuning, name, number, settings[name], self.data, self.stores)
+            for name in self.mechanisms
+        ]
+
+    def _suggested(self, trial: optuna.Trial) -> dict[str, Any]:
+        return {path: _suggest(trial, path, choice) for path, choice in self.tuning.space.items()}
+
+    def _best(self, name: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
+        done = [trial for trial in trials if trial["value"] is not None]
+        if not done:
+            raise InputError(f"tuning: all {len(trials)} trials of {name!r} failed; the last: {trials[-1]['error']}")
+        best = max(done, key=lambda trial: trial["value"])
+        return {"settings": best["settings"], "value": best["value"], "trials": trials}
+
+
+def trial(
+    recipes: Recipes,
+    tuning: Tuning,
+    mechanism: str,
+    number: int,
+    settings: dict[str, Any],
+    data: Path,
+    stores: dict[str, Path],
+) -> Cell:
+    """The run of one trial of a mechanism's search."""
+    reads = recipes.reads_vectors(mechanism)
+    variant = Variant(mechanism, tuning.mode, tuning.dim) if reads else Variant(mechanism)
+    recipe = recipes.recipe(variant, tuning.seed, settings, f"{mechanism}-trial{number}")
+    return Cell(recipe, data, needed(recipe, stores))
+
+
+def planned(recipes: Recipes, tuning: Tuning, data: Path, stores: dict[str, Path]) -> list[Cell]:
+    """All trials, with the recipes' own settings in place of those that the search has not chosen yet."""
+    names = [m.name for m in recipes.study.mechanisms]
+    return [trial(recipes, tuning, name, k, {}, data, stores) for k in range(tuning.trials) for name in names]
+
+
+def valid_metric(run: RunFolder, metric: str) -> float:
+    """A figure of a trial, of the valid split.
+
+    Raises InputError if the run was scored on test: then it was no trial.
+    """
+    if run.metrics("test").exists() or run.predictions("test").exists():
+        raise InputError(f"{run.root}: was scored on the test split; the tuner refuses it")
+    return float(json.loads(run.metrics("valid").read_text())[metric])
+
+
+def _suggest(trial: optuna.Trial, path: str, choice: Choice) -> Any:
+    if choice.values is not None:
+        return trial.suggest_categorical(path, list(choice.values))
+    assert choice.low is not None and choice.high is not None
+    return trial.suggest_float(path, choice.low, choice.high, log=choice.log)
