@@ -56,7 +56,10 @@ def main(argv: list[str]) -> int:
 
 
 def evaluate(model: nn.Module, samples: SampleEncoder, split: str, run: RunFolder, ranks: Ranks) -> dict[str, Any]:
-    """Score a split, write predictions and metrics into the run, return the metrics (on every rank)."""
+    """Score a split, write predictions and metrics into the run, return the metrics (on every rank).
+
+    Those of another dataset than the run's own carry the first letters of its fingerprint in their names.
+    """
     dataset = samples.dataset
     started = time.monotonic()
     frame = predictions(model, samples, split, ranks)
@@ -72,8 +75,10 @@ def evaluate(model: nn.Module, samples: SampleEncoder, split: str, run: RunFolde
         "peak_rss_bytes": peak_rss_bytes(),
     }
     if ranks.first:
-        write_parquet(run.predictions(split), frame.drop("history_end"))
-        write_json(run.metrics(split), found)
+        own = dataset.fingerprint == run.meta()["dataset"]["fingerprint"]
+        name = split if own else f"{split}-{dataset.fingerprint[:8]}"
+        write_parquet(run.predictions(name), frame.drop("history_end"))
+        write_json(run.metrics(name), found)
     return found
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch.distributed as dist
 
 from data.dataset import Dataset
@@ -26,6 +27,23 @@ def start_sources(
     if resume and run.is_there():
         return run_sources(run, recipe.features, dataset, stores)
     return open_sources(recipe.features, dataset, stores)
+
+
+def require_both_classes(dataset: Dataset) -> None:
+    """Raise InputError, before hours of training, where AUC or GAUC of valid or test rows are not defined."""
+    for split in ("valid", "test"):
+        users = dataset.samples(split).group_by("user").agg(pl.col("label").min().alias("low"), pl.col("label").max())
+        found = users.collect(engine="streaming")
+        if found["low"].min() == found["label"].max():
+            raise InputError(
+                f"{dataset.root}: all labels of split {split!r} are {found['label'][0]}, so there is no AUC; "
+                "prepare it with other split shares or cuts"
+            )
+        if (found["low"] == found["label"]).all():
+            raise InputError(
+                f"{dataset.root}: no user of split {split!r} has rows of both classes, so there is no GAUC; "
+                "prepare it with larger splits, or with what groups rows (a request, a segment) as the user"
+            )
 
 
 def start_run(

@@ -28,7 +28,7 @@ from ranker.model import Ranker
 from ranker.optimizer import Optimizers
 from ranker.run_folder import RunFolder
 from ranker.sharding import describe
-from ranker.start import start_run, start_sources
+from ranker.start import require_both_classes, start_run, start_sources
 from ranker.train_log import TrainLog
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
@@ -199,6 +199,7 @@ def train(
     """
     run = RunFolder(out)
     started = time.monotonic()
+    require_both_classes(dataset)
     sources = start_sources(run, recipe, dataset, stores or {}, resume)
     trainer = Trainer(recipe, dataset, sources, run, ranks)
     if start_run(run, recipe, dataset, sources, ranks, resume):

@@ -69,10 +69,19 @@ def test_inspect_names_what_it_sees(trained, tmp_path, capsys):
 def test_items_and_users_unknown_to_the_model_score_by_oov_and_are_counted(trained, tmp_path, capsys):
     raw = write_ratings(tmp_path / "raw", users=70, items=100, seed=5)
     prepare(MovielensPosters(raw), tmp_path / "data")
+    own = (trained / "run" / "metrics.json").read_bytes(), (trained / "run" / "predictions.parquet").read_bytes()
     command = ["eval", str(trained / "run"), "--data", str(tmp_path / "data"), "--json", str(tmp_path / "m.json")]
     assert moon.main(command) == 0
     found = json.loads((tmp_path / "m.json").read_text())
     dataset = Dataset(tmp_path / "data")
+    name = f"test-{dataset.fingerprint[:8]}"
+    assert json.loads((trained / "run" / f"metrics-{name}.json").read_text()) == found
+    scores = pl.read_parquet(trained / "run" / f"predictions-{name}.parquet")
+    assert len(scores) == found["rows"] and np.isfinite(scores["score"].to_numpy()).all()
+    assert own == (
+        (trained / "run" / "metrics.json").read_bytes(),
+        (trained / "run" / "predictions.parquet").read_bytes(),
+    )
     ids = dataset.items().collect()["item_id"].to_numpy()[dataset.samples("test").collect()["item"].to_numpy()]
     known = Dataset(trained / "data").train_counts("item") > 0
     expected = int(np.sum(~np.append(known, np.zeros(20, bool))[ids]))

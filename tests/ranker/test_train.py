@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 from itertools import count
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -173,6 +175,25 @@ def test_a_run_folder_is_not_trained_over(tiny, small, tmp_path, capsys):
     assert "holds a run already; continue it with --resume" in capsys.readouterr().err
     assert moon.main([*command, "--resume", "--set", "train.dense.lr=0.5"]) == 2
     assert "--resume needs the run's own recipe; train.dense.lr was 0.001 and is 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            pl.lit(0),
+            "all labels of split 'valid' are 0, so there is no AUC; prepare it with other split shares or cuts",
+        ),
+        (pl.col("user") % 2, "no user of split 'valid' has rows of both classes, so there is no GAUC; prepare it with"),
+    ],
+)
+def test_rows_that_cannot_be_judged_stop_before_training(labels, message, tiny, small, tmp_path, capsys):
+    data = shutil.copytree(small, tmp_path / "data")
+    file = Dataset(data).sample_files("valid")[0]
+    pl.read_parquet(file).with_columns(label=labels.cast(pl.Int8)).write_parquet(file)
+    assert moon.main(["train", str(tiny), "--data", str(data), "--out", str(tmp_path / "run")]) == 2
+    assert f"moon train: {data}: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_dataset_is_not_resumed_on(tiny, small, tmp_path, capsys):
