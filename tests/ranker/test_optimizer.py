@@ -110,8 +110,9 @@ def test_fused_adam_equals_plain_torch_on_a_gpu(ranks):
         shard.copy_(start)
     table = nn.Parameter(start.double())
     plain = torch.optim.Adam([table], lr=0.01, eps=arguments["eps"])
-    every = torch.arange(1, ROWS)
-    for step in range(STEPS):
+    # plain Adam moves every row in every step, the fused one those of the batch: each row occurs, some more than once
+    for step, repeats in enumerate(batches()):
+        every = torch.cat([torch.arange(1, ROWS), repeats])
         keyed = KeyedJaggedTensor(keys=["f"], values=every, lengths=torch.tensor([len(every)])).to(ranks.device)
         loss(model(keyed)["f"].values().cpu(), step).backward()
         plain.zero_grad()
