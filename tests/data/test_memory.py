@@ -11,6 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
+from data.prepare import prepare
+from data.sources.movielens_posters import MovielensPosters
+
 ROOT = Path(__file__).parents[2]
 
 CHILD = """
@@ -35,10 +38,13 @@ if what == "prepare":
     rows = prepare(MovielensPosters(source), out)["counts"]["behaviors"]
 elif what == "train":
     import moon
+    import ranker.train
     from data.dataset import Dataset
+    from features import loader
+    loader.WINDOW_ROWS = pieces or loader.WINDOW_ROWS
     start = peak()
     began = time.monotonic()
-    recipe = ["experiments/configs/movielens_din.yaml", "--set", "train.batch_size=4096", "--set", "train.threads=1"]
+    recipe = ["experiments/configs/movielens_mean.yaml", "--set", "train.epochs=1", "--set", "train.threads=1"]
     assert moon.main(["train", *recipe, "--data", str(source), "--out", str(out)]) == 0
     rows = Dataset(source).meta["counts"]["train"]
 else:
@@ -80,11 +86,15 @@ def measured(what: str, source: Path, out: Path, pieces: int = 0) -> dict[str, f
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def replicate(source: Path, target: Path, times: int, *, new_users: bool) -> Path:
-    """The log `times` over, as users of their own or as the same users rating again, months after the last copy."""
+def replicate(source: Path, target: Path, times: int, *, new_users: bool, users: int | None = None) -> Path:
+    """The log `times` over, as users of their own or as the same users rating again, months after the last copy.
+
+    `users`: take the first so many only.
+    """
     target.mkdir(parents=True)
     (target / "items.parquet").symlink_to((source / "items.parquet").resolve())
     log = pl.scan_parquet(source / "ratings.parquet")
+    log = log if users is None else log.filter(pl.col("user_id").rank("dense") <= users)
     ids = log.select(users=pl.col("user_id").max() + 1, span=pl.col("ts").max() - pl.col("ts").min() + 1).collect()
     shift = ids["users"][0] if new_users else 0
     later = 0 if new_users else min(ids["span"][0], 40_000_000)
@@ -105,6 +115,20 @@ def test_memory_does_not_grow_with_the_log(shared, tmp_path):
             peaks[what].append(found["peak_mib"])
     for what, (once, often) in peaks.items():
         assert often < once * 1.15 + 30, f"{what}: peak {once:.0f} MiB, {often:.0f} MiB with five times the rows"
+
+
+def test_memory_of_training_does_not_grow_with_the_log(shared, tmp_path):
+    """Two hundred users and ten times as many, in windows of 8,192 rows."""
+    rows, peaks = [], []
+    for times in (1, 10):
+        raw, out = tmp_path / f"raw-{times}", tmp_path / f"out-{times}"
+        replicate(shared / "datasets" / "movielens_posters", raw, times, new_users=True, users=200)
+        prepare(MovielensPosters(raw), out)
+        found = measured("train", out, tmp_path / f"run-{times}", pieces=1 << 13)
+        rows.append(found["rows"])
+        peaks.append(found["peak_mib"])
+    assert 10_000 < rows[0] == rows[1] / 10
+    assert peaks[1] < peaks[0] * 1.15 + 30, f"peak {peaks[0]:.0f} MiB, {peaks[1]:.0f} MiB with ten times the rows"
 
 
 def main(shared: Path, scratch: Path) -> None:
