@@ -14,6 +14,7 @@ from data.errors import InputError
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
+DERIVED = ("select-", "derived-")  # files beside the behaviours that readers make for themselves
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Dataset:
         Raises InputError for a file that is absent or cut off.
         """
         root = self.root / "behaviors"
-        arrays = {p.stem: _mapped(p) for p in root.glob("*.npy") if "select-" not in p.name}
+        arrays = {p.stem: _mapped(p) for p in root.glob("*.npy") if not p.name.startswith(DERIVED)}
         for name in ("offsets", "item", "ts", "action"):
             if name not in arrays:
                 raise InputError(f"{root / name}.npy: no such file; prepare the dataset again")

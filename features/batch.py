@@ -21,12 +21,14 @@ class SequenceBatch:
         lengths: (B,) int64. row: (N,) int64, the sample each behaviour belongs to.
         item: (N,) int64, index into the batch's U items.
         side: (N,) int64, index into the sequence's S distinct side combinations; None without side features.
+        numbers: by column, (N,) float32 numbers of the behaviours.
     """
 
     lengths: Tensor
     row: Tensor
     item: Tensor
     side: Tensor | None = None
+    numbers: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass

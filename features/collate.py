@@ -10,6 +10,8 @@ from features.batch import Batch, SequenceBatch
 from features.histories import Histories, ranges
 from features.samples import SampleEncoder, Window, action_code
 from features.spec import BucketFeature, IdFeature, Sequence, is_item, side_name
+from features.surprise import COLUMN as SURPRISE
+from features.surprise import surprises
 from features.vocabulary import OOV
 
 MAX_COMBINATIONS = 1 << 22
@@ -32,6 +34,8 @@ class Collator:
         lookups = self.spec.lookups()
         self._dims = {name: self.spec.table(table).dim for table, name in lookups}
         self._keys = {dim: [n for _, n in lookups if self._dims[n] == dim] for dim in sorted(set(self._dims.values()))}
+        if any(SURPRISE in s.numbers for s in self.spec.sequences):
+            self._surprises = surprises(dataset, self._behaviors)
         self._oov_rates = {name: self.spec.table(table).oov_rate for table, name in lookups}
 
     def collate(self, window: Window, chosen: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
@@ -62,8 +66,10 @@ class Collator:
         for sequence in self.spec.sequences:
             span = spans[sequence.name]
             stop = start + len(span.positions)
-            side = self._side(sequence, span.positions, span.lengths, window.ts[apart], values)
-            sequences[sequence.name] = _sequence(span.lengths, index[start:stop], side, context)
+            ts = window.ts[apart]
+            side = self._side(sequence, span.positions, span.lengths, ts, values)
+            numbers = {n: self._side_values(n, span.positions, span.lengths, ts) for n in sequence.numbers}
+            sequences[sequence.name] = _sequence(span.lengths, index[start:stop], side, numbers, context)
             start = stop
         if rng is not None:
             self._drop(values, rng)
@@ -118,6 +124,8 @@ class Collator:
             return np.repeat(ts, lengths) - self._behaviors.ts[positions]
         if column == "position":
             return np.repeat(np.cumsum(lengths), lengths) - np.arange(len(positions))
+        if column == SURPRISE:
+            return np.asarray(self._surprises[positions])
         return np.asarray(self._behaviors.side[column][positions])
 
     def _distinct(self, values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +157,11 @@ def _contexts(window: Window, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _sequence(
-    lengths: np.ndarray, item: np.ndarray, side: np.ndarray | None, context: np.ndarray | None
+    lengths: np.ndarray,
+    item: np.ndarray,
+    side: np.ndarray | None,
+    numbers: dict[str, np.ndarray],
+    context: np.ndarray | None,
 ) -> SequenceBatch:
     """The behaviours of every row, from those of every context."""
     if context is not None:
@@ -157,8 +169,15 @@ def _sequence(
         lengths = lengths[context]
         pick = ranges(starts[context], lengths)
         item, side = item[pick], None if side is None else side[pick]
+        numbers = {name: values[pick] for name, values in numbers.items()}
     row = np.repeat(np.arange(len(lengths)), lengths)
-    return SequenceBatch(_tensor(lengths), _tensor(row), _tensor(item), None if side is None else _tensor(side))
+    return SequenceBatch(
+        _tensor(lengths),
+        _tensor(row),
+        _tensor(item),
+        None if side is None else _tensor(side),
+        {name: _tensor(values.astype(np.float32)) for name, values in numbers.items()},
+    )
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

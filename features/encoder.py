@@ -16,6 +16,7 @@ from features import columns
 from features.columns import Buckets, Codes, Normaliser, entity_of
 from features.histories import SeenInTraining
 from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, Sequence, Side, side_name
+from features.surprise import COLUMN as SURPRISE
 from features.vocabulary import Vocabulary
 
 FIT_ROWS = 2_000_000
@@ -46,6 +47,7 @@ class FeatureEncoder:
         Raises InputError for columns that are absent or of the wrong kind.
         """
         fitting = _Fitting(spec, dataset)
+        fitting.require_numbers()
         return cls(spec, fitting.vocabularies(), fitting.buckets(), fitting.normalisers())
 
     def rows(self, table: str) -> int:
@@ -213,6 +215,16 @@ class _Fitting:
             return history_counts(self.dataset, self.train, column), None
         self._require(column)
         return columns.floats(self.train.select(column).collect(engine="streaming")[column]), None
+
+    def require_numbers(self) -> None:
+        """Raise InputError if a sequence asks for a number that the behaviours do not have."""
+        known = [*BEHAVIOR_COLUMNS, SURPRISE, *self.dataset.behaviors().side]
+        for sequence in self.spec.sequences:
+            for column in sequence.numbers:
+                if column not in known:
+                    raise InputError(
+                        f"sequence {sequence.name!r}: no number {column!r} (there are: {', '.join(known)})"
+                    )
 
     def _require(self, column: str) -> None:
         columns.pick(pl.DataFrame(schema={name: pl.Null for name in sorted(self.schema)}), column, "samples")

@@ -5,7 +5,8 @@ Columns are named by where they live:
   `user.X`, `item.X`   a column of users.parquet / items.parquet
   `X`                  a column of the samples (context, point-in-time counts, ts, ...)
 Inside a sequence: `action`, a side column of the behaviours (e.g. `rating`), `age` (seconds between the
-behaviour and the sample) or `position` (1 = the most recent behaviour).
+behaviour and the sample) or `position` (1 = the most recent behaviour). Among a sequence's numbers also `surprise`
+(features/surprise.py).
 """
 
 from typing import Annotated, Literal
@@ -95,6 +96,9 @@ class Sequence(Config):
     actions: tuple[str, ...] | None = Field(None, description="actions kept; None: all")
     fields: tuple[Name, ...] = Field(description="item features that represent a behaviour")
     side: tuple[Side, ...] = Field((), description="features of the behaviour itself")
+    numbers: tuple[Name, ...] = Field(
+        (), description="numbers of a behaviour for mechanisms to weigh: surprise, action, age or a side column"
+    )
 
 
 VectorMode = Literal["frozen", "projected", "finetuned"]

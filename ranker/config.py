@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from data.config import Config
 from features.spec import FeatureSpec, Name
+from ranker.content_config import Mechanism, numbers_of, sequences_of
 
 Activation = Literal["relu", "sigmoid", "dice", "prelu"]
 
@@ -19,16 +20,6 @@ class SequenceModel(Config):
     softmax: bool = Field(False, description="din: normalise the weights over the history (the paper does not)")
     heads: int = Field(4, ge=1, description="mha: attention heads")
     head_dim: int = Field(16, ge=1, description="mha: width of a head")
-
-
-class Concat(Config):
-    """The target's vector as it is, and whether there is one."""
-
-    kind: Literal["concat"]
-    vectors: Name = Field(description="which of features.vectors")
-
-
-Mechanism = Concat
 
 
 class Interaction(Config):
@@ -121,14 +112,29 @@ class Recipe(Config):
                 raise ValueError(
                     f"model.sequences.{name}: no such sequence in features (there are: {', '.join(names)})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _content_exists(self) -> "Recipe":
         vectors = [v.name for v in self.features.vectors]
-        for mechanism in self.model.content:
-            if mechanism.vectors not in vectors:
+        sequences = {s.name: s for s in self.features.sequences}
+        for config in self.model.content:
+            if config.vectors not in vectors:
                 known = ", ".join(vectors) or "none"
-                raise ValueError(
-                    f"model.content: no vectors {mechanism.vectors!r} in features.vectors (there: {known})"
-                )
-        unread = [v for v in vectors if all(m.vectors != v for m in self.model.content)]
+                raise ValueError(f"model.content: no vectors {config.vectors!r} in features.vectors (there: {known})")
+            for name in sequences_of(config):
+                if name not in sequences:
+                    raise ValueError(
+                        f"model.content: {config.kind} reads sequence {name!r}, features.sequences has: "
+                        f"{', '.join(sequences) or 'none'}"
+                    )
+            for name, number in numbers_of(config):
+                if number not in sequences[name].numbers:
+                    raise ValueError(
+                        f"model.content: {config.kind} reads {number!r} of the behaviours; "
+                        f"add it to the numbers of sequence {name!r}"
+                    )
+        unread = [v for v in vectors if all(config.vectors != v for config in self.model.content)]
         if unread:
             raise ValueError(f"features.vectors {unread[0]!r} are read by nothing in model.content")
         return self

@@ -35,3 +35,31 @@ def gathered_sum(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor 
     if weights is not None:
         weights = weights.to(table.dtype)
     return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
+
+
+def masked_segment_softmax(scores: Tensor, known: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
+    """Softmax (N,) over the known (N,) members of each segment; 0 elsewhere, and where a segment has none."""
+    lowest = torch.finfo(scores.dtype).min / 4
+    scores = scores.masked_fill(~known, lowest)
+    top = torch.full((len(lengths),), lowest, dtype=scores.dtype, device=scores.device)
+    top = top.scatter_reduce(0, row, scores.detach(), "amax")
+    raised = torch.exp(scores - top.index_select(0, row)) * known
+    total = torch.zeros_like(top).index_add(0, row, raised)
+    return raised / total.clamp(min=torch.finfo(scores.dtype).tiny).index_select(0, row)
+
+
+def segment_ranks(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
+    """Rank (N,) int64 of each score in its segment, 0 for the largest; of equal ones the earlier comes first."""
+    order = torch.argsort(row.double() * 8 - scores.detach().double().clamp(-3, 3), stable=True)
+    starts = torch.cumsum(lengths, 0) - lengths
+    ranks = torch.empty_like(row)
+    ranks[order] = torch.arange(len(row), device=row.device) - starts.index_select(0, row)
+    return ranks
+
+
+def segment_top(values: Tensor, ranks: Tensor, row: Tensor, samples: int, k: int, fill: float) -> Tensor:
+    """The k best ranked values of each segment, best first, (samples, k); `fill` where there are fewer."""
+    kept = (ranks < k).nonzero().squeeze(1)
+    out = values.new_full((samples * k,), fill)
+    place = row.index_select(0, kept) * k + ranks.index_select(0, kept)
+    return out.index_copy(0, place, values.index_select(0, kept)).view(samples, k)

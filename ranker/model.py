@@ -38,14 +38,18 @@ class Ranker(nn.Module):
         self.row_features = [f.name for f in lookups if not is_item(f)]
         width = sum(dims[f.name] for f in lookups) + sum(isinstance(f, DenseFeature) for f in spec.features)
         self.interests = nn.ModuleDict()
+        embedding_dims: dict[str, int] = {}
         for sequence in spec.sequences:
             config = recipe.model.sequences.get(sequence.name, SequenceModel())  # pyright: ignore[reportCallIssue]
             item_dim = sum(dims[f] for f in sequence.fields)
             side_dim = sum(dims[side_name(sequence, f)] for f in sequence.side)
+            embedding_dims[sequence.name] = item_dim + side_dim
             module = sequence_module(item_dim, side_dim, config)
             self.interests[sequence.name] = module
             width += int(module.width)  # pyright: ignore[reportArgumentType]
-        self.content = nn.ModuleList(mechanism(config, self.vectors.dims) for config in recipe.model.content)
+        self.content = nn.ModuleList(
+            mechanism(config, self.vectors.dims, embedding_dims) for config in recipe.model.content
+        )
         width += sum(int(module.width) for module in self.content)  # pyright: ignore[reportArgumentType]
         self.norm = nn.LayerNorm(width) if recipe.model.layer_norm else nn.Identity()
         tower = Tower(width, recipe.model.tower, recipe.model.activation, recipe.model.dropout)

@@ -141,6 +141,10 @@ def test_mistakes_are_one_line(recipe, small, store, tmp_path, capsys):
     assert "'image' needs a representation store; give --store image=DIR" in fails()
     assert "no vectors 'text' in features.vectors (there: image)" in fails("--set", "model.content.0.vectors=text")
     assert "features.vectors 'image' are read by nothing in model.content" in fails("--set", "model.content=[]")
+    other = "--set", "model.content.0={kind: simtier, vectors: image, sequence: %s, split_by: action}"
+    assert "simtier reads sequence 'liked', features.sequences has: rated" in fails(other[0], other[1] % "liked")
+    message = "simtier reads 'action' of the behaviours; add it to the numbers of sequence 'rated'"
+    assert message in fails(other[0], other[1] % "rated")
     assert "asks for 3 dimensions" in fails("--store", str(store), "--set", "features.vectors.image.dim=3")
     odd, wide = write_store(tmp_path / "odd", small, dim=6), write_store(tmp_path / "wide", small, dim=12)
     assert "vectors of 6 dimensions; a table needs a multiple of 4" in fails("--store", str(odd))
@@ -148,3 +152,27 @@ def test_mistakes_are_one_line(recipe, small, store, tmp_path, capsys):
     capsys.readouterr()
     assert moon.main(["eval", str(tmp_path / "run"), "--store", str(wide)]) == 2
     assert "had dim 8, this store has 12; give the run's own with --store image=DIR" in capsys.readouterr().err
+
+
+MECHANISMS = {
+    "quality": "{kind: quality, vectors: image, hidden: [6], width: 2}",
+    "simtier": "{kind: simtier, vectors: image, sequence: rated, split_by: action}",
+    "cube": "{kind: cube, vectors: image, sequences: [rated], weights: sigmoid, top: 3}",
+    "residual": "{kind: residual, vectors: image, sequence: rated}",
+}
+
+
+@pytest.mark.parametrize("mode", ["frozen", "projected", "finetuned"])
+def test_every_mechanism_trains_in_every_mode_and_is_loaded_again(mode, recipe, small, store, tmp_path):
+    """All at once: the run's own scores of test rows come back from its checkpoint."""
+    changes = [
+        f"model.content=[{', '.join(MECHANISMS.values())}]",
+        "features.sequences.rated.numbers=[surprise, action]",
+        f"features.vectors.image.mode={mode}",
+    ]
+    start, end, model = run(recipe, small, store, tmp_path / "run", *changes)
+    assert torch.equal(start, end) == (mode != "finetuned")
+    before = (tmp_path / "run" / "predictions.parquet").read_bytes()
+    assert moon.main(["eval", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "predictions.parquet").read_bytes() == before
+    assert all(torch.isfinite(p).all() for p in model.parameters())

@@ -1,0 +1,83 @@
+"""Cosines of behaviours with a target or a query, by index pairs: the (N, M) rows of the pairs are never kept.
+
+Shape legend: B samples, U distinct items, N behaviours, M vector width.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from features.batch import SequenceBatch
+from ranker.item_vectors import Content
+from ranker.jagged import gathered_sum
+
+CHUNK = 8192  # pairs gathered at a time where there is no fused kernel
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
+
+
+@dataclass
+class Cosines:
+    """Similarity of every behaviour: values (N,), 0 where one of the two has no vector; known (N,) bool tells where."""
+
+    values: Tensor
+    known: Tensor
+
+
+def cosines(sequence: SequenceBatch, content: Content, query_BM: Tensor, query_present_B: Tensor) -> Cosines:
+    """`cos(r_b, query)` of each behaviour b of a sequence; query_BM (B, M) of length 1, mask query_present_B (B,)."""
+    values = pair_dots(content.unit_items_UM, query_BM, sequence)
+    known = content.present_U.index_select(0, sequence.item) & query_present_B.index_select(0, sequence.row)
+    return Cosines(values, known)
+
+
+def pair_dots(items_UM: Tensor, query_BM: Tensor, sequence: SequenceBatch) -> Tensor:
+    """`items[item[n]] . query[row[n]]` of every behaviour n, (N,)."""
+    if torch.compiler.is_exporting():
+        return (items_UM.index_select(0, sequence.item) * query_BM.index_select(0, sequence.row)).sum(1)
+    return _PairDots.apply(items_UM, query_BM, sequence.item, sequence.row, sequence.lengths)  # pyright: ignore
+
+
+class _PairDots(torch.autograd.Function):
+    """Saves the two tables and the pairs, nothing of size (N, M); both gradients are weighted sums by index."""
+
+    @staticmethod
+    def forward(ctx: Any, items: Tensor, query: Tensor, item: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
+        items, query = items.float() if items.dtype == torch.bfloat16 else items, query.to(items.dtype)
+        ctx.save_for_backward(items, query, item, row, lengths)
+        if items.device.type == "cpu" and 0 < len(item) <= len(query) * len(items):  # it holds no more pairs than cells
+            return _sampled(items, query, item, lengths)
+        return _chunked(items, query, item, row)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        items, query, item, row, lengths = ctx.saved_tensors
+        grad = grads[0].to(items.dtype)
+        to_items = to_query = None
+        if ctx.needs_input_grad[0]:
+            order = torch.argsort(item)
+            uses = torch.bincount(item, minlength=len(items))
+            to_items = gathered_sum(query, row[order], uses, grad[order])
+        if ctx.needs_input_grad[1]:
+            to_query = gathered_sum(items, item, lengths, grad)
+        return to_items, to_query, None, None, None
+
+
+def _sampled(items: Tensor, query: Tensor, item: Tensor, lengths: Tensor) -> Tensor:
+    """The entries of `query @ items.T` at the pairs, by the sampled product of sparse matrices."""
+    starts = torch.cat([lengths.new_zeros(1), torch.cumsum(lengths, 0)])
+    pairs = torch.sparse_csr_tensor(
+        starts, item, query.new_zeros(len(item)), (len(query), len(items)), check_invariants=False
+    )
+    return torch.sparse.sampled_addmm(pairs, query, items.t(), beta=0.0).values()
+
+
+def _chunked(items: Tensor, query: Tensor, item: Tensor, row: Tensor) -> Tensor:
+    """The same by gathering CHUNK pairs at a time."""
+    out = query.new_empty(len(item))
+    for start in range(0, len(item), CHUNK):
+        part = slice(start, start + CHUNK)
+        torch.sum(items.index_select(0, item[part]) * query.index_select(0, row[part]), 1, out=out[part])
+    return out
