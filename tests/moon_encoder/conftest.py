@@ -121,3 +121,27 @@ def mllm_config(family: str = "qwen3_vl", **more: object) -> MllmConfig:
 def mllm() -> Encoder:
     """A tiny multimodal LLM with random weights."""
     return build_encoder(mllm_config(), texts=lambda: TEXTS).eval()
+
+
+@pytest.fixture(scope="session")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared catalogue of 240 drawn products (read only)."""
+    from tests.moon_encoder.products import prepare_products
+
+    return prepare_products(tmp_path_factory.mktemp("products"))
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, products: Path) -> Path:
+    """A finished run of stage 1 of the tiny multimodal LLM on the drawn products; the encoder is in its encoder/."""
+    from data.config import parse_config
+    from data.dataset import Dataset
+    from features.ranks import process_group
+    from moon_encoder.pretrain import pretrain
+    from moon_encoder.pretrain_config import Pretrain
+    from tests.moon_encoder.products import pretrain_recipe
+
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    with process_group() as ranks:
+        pretrain(parse_config(pretrain_recipe(), Pretrain, "tiny"), Dataset(products), out, ranks, False)
+    return out

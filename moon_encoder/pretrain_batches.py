@@ -1,0 +1,109 @@
+"""Batches of stage 1: pictures with their questions, in an order that seed and epoch fix, prepared ahead in threads."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from data.errors import InputError
+from features.ranks import Ranks
+from moon_encoder.content import Content
+from moon_encoder.forms import Contents
+from moon_encoder.generation_tasks import Tasks
+from moon_encoder.mllm import Mllm
+from moon_encoder.mllm_inputs import MllmInputs
+from moon_encoder.pretrain_config import PretrainLoop
+
+Questions = list[tuple[str, str | None]]
+
+
+class Faults:
+    """What is wrong with single items: told once each, in problems.jsonl, while the rest goes on."""
+
+    def __init__(self, path: Path, item_ids: Sequence[object]) -> None:
+        self.path, self.item_ids, self._lock = path, item_ids, Lock()
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self._told = {(f["row"], f["field"]) for f in map(json.loads, filter(lambda x: x.endswith("}"), lines))}
+
+    def add(self, row: int, field: str, reason: str) -> None:
+        """Record a problem of item index `row`."""
+        with self._lock:
+            if (row, field) in self._told:
+                return
+            self._told.add((row, field))
+            fault = {"row": row, "item_id": str(self.item_ids[row]), "field": field, "reason": reason}
+            with self.path.open("a") as file:
+                file.write(json.dumps(fault) + "\n")
+
+    def counts(self) -> dict[str, int]:
+        """Problems by field."""
+        with self._lock:
+            fields = sorted({field for _, field in self._told})
+            return {field: sum(f == field for _, f in self._told) for field in fields}
+
+
+class QuestionBatches:
+    """Pictures of items with questions, as batches for a multimodal LLM."""
+
+    def __init__(self, encoder: Mllm, contents: Contents, tasks: Tasks, faults: Faults) -> None:
+        self.encoder, self.contents, self.tasks, self.faults = encoder, contents, tasks, faults
+
+    def prepared(self, rows: np.ndarray, ask: Callable[[int], Questions]) -> tuple[MllmInputs, np.ndarray] | None:
+        """A batch of the items `rows` (their indices), and those that are in it; None if no picture can be read."""
+        shown: list[Content] = []
+        questions, kept = [], []
+        for row in rows.tolist():
+            try:
+                shown.append(Content(image=self.contents.item_image(row)))
+            except InputError as error:
+                self.faults.add(row, "image", str(error))
+                continue
+            questions.append(ask(row))
+            kept.append(row)
+        if not kept:
+            return None
+        batch = self.encoder.prepare_questions(shown, questions)
+        for place in np.flatnonzero(batch.truncated.numpy()):
+            most = self.encoder.config.max_tokens
+            self.faults.add(kept[place], "text", f"longer than the {most} tokens that are read; cut off")
+        return batch, np.array(kept)
+
+    def epoch(
+        self, rows: np.ndarray, loop: PretrainLoop, ranks: Ranks, seed: int, epoch: int, start: int
+    ) -> Iterator[MllmInputs | None]:
+        """This rank's batches of an epoch over the items `rows`, from number `start` on."""
+        order = np.random.default_rng([seed, 1, epoch]).permutation(rows)
+        size, world = loop.batch_size, ranks.world_size
+
+        def ask(row: int) -> Questions:
+            rng = np.random.default_rng([seed, 2, epoch, row])
+            return [*self.tasks.asked(row, loop.questions, rng)]
+
+        def batch(number: int) -> MllmInputs | None:
+            at = (number * world + ranks.rank) * size
+            found = self.prepared(order[at : at + size], ask)
+            return found and found[0]
+
+        numbers = iter(range(start, steps_per_epoch(len(rows), loop, ranks)))
+        with ThreadPoolExecutor(loop.workers) as pool:
+            waiting = deque(pool.submit(batch, n) for n in islice(numbers, 2 * loop.workers))
+            while waiting:
+                done = waiting.popleft().result()
+                waiting.extend(pool.submit(batch, n) for n in islice(numbers, 1))
+                yield done
+
+
+def steps_per_epoch(items: int, loop: PretrainLoop, ranks: Ranks) -> int:
+    """Whole batches of all ranks in an epoch; the few items behind the last one wait for another epoch's order.
+
+    Raises InputError if there is not even one.
+    """
+    whole = loop.batch_size * ranks.world_size
+    if items < whole:
+        raise InputError(f"{items} items to train on are fewer than one batch of {whole}; lower train.batch_size")
+    return items // whole
