@@ -20,6 +20,7 @@ COMMANDS = {
     "encoder recall": ("moon_encoder.recall_command:main", "search recall with intervals and a gallery"),
     "study ablation": ("experiments.ablation.command:main", "mechanisms x vector modes x prefixes, measured"),
     "lift": ("experiments.lift.command:main", "an online A/B test of runs on a simulated marketplace"),
+    "ope": ("experiments.ope.command:main", "a policy's value from the log of another one"),
     "bench": ("experiments.bench:main", "measured speed"),
     "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
 }

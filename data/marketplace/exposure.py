@@ -63,14 +63,15 @@ def draw(candidates: np.ndarray, score: np.ndarray, market: Market, rng: np.rand
     return Shown(candidates[row[:, None], place], place, propensity)
 
 
-def propensities(candidates: np.ndarray, score: np.ndarray, place: np.ndarray, market: Market) -> np.ndarray:
-    """(S, slots) probability with which `draw` by this score would have filled the slots with `place` (S, slots)."""
+def chances(candidates: np.ndarray, score: np.ndarray, place: np.ndarray, market: Market) -> np.ndarray:
+    """(S, slots, M) with which probability `draw` by this score fills a slot with each candidate, when the slots above
+    hold `place` (S, slots)."""
     row = np.arange(len(candidates))
     left = _present(candidates, place.shape[1])
     weight = _weights(left, score, market)
-    found = np.empty(place.shape)
+    found = np.empty((*place.shape, candidates.shape[1]))
     for slot in range(place.shape[1]):
-        found[:, slot] = _chances(left, weight, market)[row, place[:, slot]]
+        found[:, slot] = _chances(left, weight, market)
         left[row, place[:, slot]] = False
     return found
 

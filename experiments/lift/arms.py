@@ -7,11 +7,12 @@ import polars as pl
 
 from data.live import LiveDataset
 from data.marketplace.response import ACTIONS
+from data.marketplace.sessions import DAY
 from data.marketplace.simulate import photo_key
 from data.marketplace.traffic import Traffic
 from data.marketplace.users import Users
 from data.marketplace.utility import true_ctr
-from experiments.lift.config import BUILT_IN
+from experiments.lift.config import BUILT_IN, LiftConfig
 from experiments.lift.world import World
 from features.ranks import Ranks
 from ranker.live import LiveRanker
@@ -63,7 +64,7 @@ class Popular(Arm):
     """Knows each item's click rate up to last night, as the logging policy does, and leaves nothing to chance."""
 
     def __init__(self, world: World) -> None:
-        self.rates = world.click_rates()
+        self.rates = world.click_rates(world.market.days)
 
     def pctr(self, users: Users, traffic: Traffic, rows: np.ndarray) -> np.ndarray:
         return self.rates.rate()[traffic.candidates[rows]]
@@ -93,11 +94,13 @@ class Ranked(Arm):
 
     by_user = True
 
-    def __init__(self, world: World, run: RunFolder, ranks: Ranks) -> None:
-        """Raises InputError if the run was trained on another dataset or reads a column that a live session lacks."""
+    def __init__(self, world: World, run: RunFolder, ranks: Ranks, first_day: int) -> None:
+        """`first_day`: the earliest day that it will be asked about.
+
+        Raises InputError if the run was trained on another dataset.
+        """
         self.world = world
-        since = world.market.first_day + world.market.days * 86_400
-        self.dataset = LiveDataset(world.config.data, since, world.newcomers)
+        self.dataset = LiveDataset(world.dataset.root, world.market.first_day + first_day * DAY, world.newcomers)
         self.ranker = LiveRanker(run, self.dataset, ranks)
         self._codes = np.array([self.dataset.actions.index(name) for name in ACTIONS])
 
@@ -120,7 +123,7 @@ class Ranked(Arm):
                 "user": user,
                 "history_end": ends,
                 "request_id": request,
-                "hour": (at - self.world.market.first_day) % 86_400 // 3600,
+                "hour": (at - self.world.market.first_day) % DAY // 3600,
                 "query": pl.Series(query.texts(), dtype=pl.String),
                 "query_photo": pl.Series(photos, dtype=pl.String),
             }
@@ -132,8 +135,8 @@ class Ranked(Arm):
         self.ranker.refresh()
 
 
-def make_arm(world: World, name: str, ranks: Ranks) -> Arm:
-    """The arm `name` of the test's config."""
+def make_arm(world: World, config: LiftConfig, name: str, ranks: Ranks) -> Arm:
+    """The arm `name` of a test."""
     if name in BUILT_IN:
         return {"random": Random, "popular": Popular, "oracle": Oracle}[name](world)
-    return Ranked(world, RunFolder(world.config.arms[name].run), ranks)
+    return Ranked(world, RunFolder(config.arms[name].run), ranks, world.market.days)

@@ -33,10 +33,13 @@ def main(argv: list[str]) -> int:
     check_versions()
     keep_freed_memory()
     config = load_config(args.config, LiftConfig, args.set)
-    world = open_world(config)
+    world = open_world(config.logs, config.data)
+    if config.days > world.market.later_days:
+        later = world.market.later_days
+        raise InputError(f"days = {config.days}: the world lists products for later_days = {later} days")
     with process_group() as ranks:
-        outcomes = {name: _outcome(world, name, args.out, ranks) for name in (*BUILT_IN, *config.arms)}
-    found = judge(world, outcomes)
+        outcomes = {name: _outcome(world, config, name, args.out, ranks) for name in (*BUILT_IN, *config.arms)}
+    found = judge(world, config, outcomes)
     write_json(args.out / "lift.json", found)
     write_text(args.out / "lift.md", markdown(found))
     write_text(args.out / "lift.html", html(found))
@@ -47,14 +50,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _outcome(world: World, name: str, out: Path, ranks: Ranks) -> Outcome:
+def _outcome(world: World, config: LiftConfig, name: str, out: Path, ranks: Ranks) -> Outcome:
     """The arm's outcome, played now or read from OUT/arms."""
-    path, key = out / "arms" / f"{name}.npz", _key(world, name)
+    path, key = out / "arms" / f"{name}.npz", _key(world, config, name)
     if path.is_file():
         with np.load(path) as saved:
             if str(saved["key"]) == key:
                 return Outcome(saved["sums"], saved["shown"])
-    outcome = play(world, make_arm(world, name, ranks), name)
+    outcome = play(world, config, make_arm(world, config, name, ranks), name)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}")
     with part.open("wb") as file:
@@ -63,9 +66,8 @@ def _outcome(world: World, name: str, out: Path, ranks: Ranks) -> Outcome:
     return outcome
 
 
-def _key(world: World, name: str) -> str:
+def _key(world: World, config: LiftConfig, name: str) -> str:
     """What an arm's outcome depends on."""
-    config = world.config
     facts = [world.market.model_dump(), world.dataset.fingerprint, name, config.days, config.replay, config.rank_by]
     if name in config.arms:
         run = RunFolder(config.arms[name].run)

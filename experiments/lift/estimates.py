@@ -14,6 +14,7 @@ from experiments.lift.play import SUMS
 
 LEVEL = 0.95
 POWER = 0.8
+BOOTSTRAP = 0xB007
 # name -> (numerator, denominator, factor, what it is)
 METRICS = {
     "ctr": ("clicks", "impressions", 1.0, "clicks an impression"),
@@ -44,7 +45,7 @@ class Interval:
 
 def user_weights(users: int, draws: int, seed: int) -> np.ndarray:
     """(draws + 1, users) how often each user counts: once each (row 0), then as drawn with replacement."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, BOOTSTRAP])  # never the stream that made the data
     drawn = rng.multinomial(users, np.full(users, 1 / users), draws)
     return np.concatenate([np.ones((1, users)), drawn]).astype(np.float32)
 

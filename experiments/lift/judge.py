@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.lift.config import LiftConfig
 from experiments.lift.estimates import (
     LEVEL,
     METRICS,
@@ -23,9 +24,8 @@ AA_DRAWS = 400
 AA_METRICS = ("ctr", "rpm")
 
 
-def judge(world: World, outcomes: dict[str, Outcome]) -> dict[str, Any]:
+def judge(world: World, config: LiftConfig, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     """Figures of every arm against the control, overall, by day and by slice."""
-    config = world.config
     weights = user_weights(world.market.users, config.draws, config.seed)
     whole = {name: outcome.sums.sum(2) for name, outcome in outcomes.items()}  # (slices, users, SUMS)
     slices = list(world.slices)
@@ -46,7 +46,7 @@ def judge(world: World, outcomes: dict[str, Outcome]) -> dict[str, Any]:
         "draws": config.draws,
         "content_share": world.market.content_share,
         "metrics": {name: what for name, (_, _, _, what) in METRICS.items()},
-        "arms": {name: _arm(world, name, outcomes, draws, weights) for name in outcomes},
+        "arms": {name: _arm(world, config, name, outcomes, draws, weights) for name in outcomes},
     }
     if config.aa_replays:
         control = whole[config.control][0]
@@ -55,11 +55,17 @@ def judge(world: World, outcomes: dict[str, Outcome]) -> dict[str, Any]:
 
 
 def _arm(
-    world: World, name: str, outcomes: dict[str, Outcome], draws: dict[str, dict[str, Any]], weights: np.ndarray
+    world: World,
+    config: LiftConfig,
+    name: str,
+    outcomes: dict[str, Outcome],
+    draws: dict[str, dict[str, Any]],
+    weights: np.ndarray,
 ) -> dict[str, Any]:
-    config, outcome = world.config, outcomes[name]
-    control, oracle = config.control, "oracle"
-    facts: dict[str, Any] = {"metrics": {}, "slices": {}, "by_day": {}, "new_items": _coverage(world, outcome)}
+    control, oracle, outcome = config.control, "oracle", outcomes[name]
+    last_day = world.market.days + config.days - 1
+    facts: dict[str, Any] = {"metrics": {}, "slices": {}, "by_day": {}}
+    facts["new_items"] = _coverage(world, outcome, last_day)
     for metric in METRICS:
         mine, theirs, best = (draws[arm]["all"][metric] for arm in (name, control, oracle))
         relative = lift(mine, theirs)
@@ -82,17 +88,15 @@ def _arm(
             for metric in ("ctr", "true_ctr")
         } | {"impression_share": _share(weights, outcome, list(world.slices).index(part))}
     for metric in ("ctr", "true_ctr"):
-        facts["by_day"][metric] = _by_day(world, outcome, outcomes[control], metric, weights)
+        facts["by_day"][metric] = _by_day(outcome, outcomes[control], metric, weights)
     return facts
 
 
-def _by_day(
-    world: World, outcome: Outcome, control: Outcome, metric: str, weights: np.ndarray
-) -> list[dict[str, float | None]]:
+def _by_day(outcome: Outcome, control: Outcome, metric: str, weights: np.ndarray) -> list[dict[str, float | None]]:
     """The lift up to every day. All days' intervals hold together at 95 % (Bonferroni), so one may look every day."""
-    level = 1 - (1 - LEVEL) / world.config.days
-    rows = []
-    for day in range(world.config.days):
+    days, rows = outcome.sums.shape[2], []
+    level = 1 - (1 - LEVEL) / days
+    for day in range(days):
         mine, theirs = (ratios(weights, o.sums[0, :, : day + 1].sum(1), metric) for o in (outcome, control))
         rows.append(interval(lift(mine, theirs), level).as_dict())
     return rows
@@ -105,10 +109,10 @@ def _share(weights: np.ndarray, outcome: Outcome, place: int) -> dict[str, float
     return interval(part / everything).as_dict()
 
 
-def _coverage(world: World, outcome: Outcome) -> dict[str, float]:
+def _coverage(world: World, outcome: Outcome, last_day: int) -> dict[str, float]:
     """How many of the new items that take part were shown at all, and how many often enough to be known."""
     items = world.items
-    new = world.slices["new_items"] & (items.born <= world.days[-1]) & (items.bid >= items.reserve)
+    new = world.slices["new_items"] & (items.born <= last_day) & (items.bid >= items.reserve)
     shown = outcome.shown.sum(1)[new]
     return {
         "items": int(new.sum()),

@@ -12,6 +12,7 @@ from data.marketplace.users import Users
 from data.marketplace.utility import true_ctr
 from data.progress import Progress
 from experiments.lift.arms import Arm
+from experiments.lift.config import LiftConfig
 from experiments.lift.world import World
 
 SUMS = ("impressions", "clicks", "expected_clicks", "carts", "orders", "revenue", "value")
@@ -31,20 +32,21 @@ class Outcome:
     shown: np.ndarray
 
 
-def play(world: World, arm: Arm, name: str) -> Outcome:
-    """Show the test's traffic to an arm."""
+def play(world: World, config: LiftConfig, arm: Arm, name: str) -> Outcome:
+    """Show a test's traffic to an arm."""
     market, masks = world.market, list(world.slices.values())
-    sums = np.zeros((len(masks), market.users, len(world.days), len(SUMS)))
-    shown = np.zeros((len(world.items), len(world.days)))
-    progress = Progress(f"arm {name}", len(world.days) * market.sessions_per_day * market.slots)
-    today = world.days[0]
-    for users, traffic in world.traffic():
+    days = range(market.days, market.days + config.days)
+    sums = np.zeros((len(masks), market.users, len(days), len(SUMS)))
+    shown = np.zeros((len(world.items), len(days)))
+    progress = Progress(f"arm {name}", len(days) * market.sessions_per_day * market.slots)
+    today = days[0]
+    for users, traffic in world.traffic(days, config.replay):
         if traffic.day != today:
             arm.night()
             today = traffic.day
-        day = traffic.day - world.days[0]
+        day = traffic.day - days[0]
         for rows in _rounds(traffic) if arm.by_user else [np.arange(len(traffic.request))]:
-            item, parts = _serve(world, arm, users, traffic, rows)
+            item, parts = _serve(world, config.rank_by, arm, users, traffic, rows)
             np.add.at(shown[:, day], item, 1)
             user = np.repeat(traffic.sessions.user[rows], market.slots)
             for place, mask in enumerate(masks):
@@ -68,7 +70,7 @@ def _rounds(traffic: Traffic) -> Iterator[np.ndarray]:
 
 
 def _serve(
-    world: World, arm: Arm, users: Users, traffic: Traffic, rows: np.ndarray
+    world: World, rank_by: str, arm: Arm, users: Users, traffic: Traffic, rows: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Rank, show and answer the sessions `rows`: the items (n, slots) and the parts of SUMS, (n, slots) each."""
     market, items = world.market, world.items
@@ -76,7 +78,7 @@ def _serve(
     pctr = arm.pctr(users, traffic, rows)
     score = arm.order(traffic, rows)
     if score is None:
-        score = pctr * items.bid[candidates] if world.config.rank_by == "bid_ctr" else pctr
+        score = pctr * items.bid[candidates] if rank_by == "bid_ctr" else pctr
     shown = rank(candidates, score, market.slots)
     user, query = traffic.sessions.user[rows], traffic.sessions.query.take(rows)
     chance = true_ctr(items, users, market, user, query, shown.item, np.arange(market.slots))

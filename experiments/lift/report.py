@@ -1,57 +1,25 @@
 """A test's figures as markdown and as one self-contained page with plots."""
 
-import io
 from html import escape
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}p{max-width:46em}"""
-Row = list[str]
-Table = tuple[Row, list[Row]]
+from experiments.page import Table, cell, page, svg
 
 
 def markdown(found: dict[str, Any]) -> str:
     """The figures as text."""
-    parts = [f"# Online test against {found['control']}", summary(found)]
-    for title, note, (head, rows) in tables(found):
-        lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(row) for row in rows)]
-        parts += [f"## {title}", note, "\n".join(f"| {line} |" for line in lines)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    parts = [f"# Online test against {found['control']}", summary(found), *(t.markdown() for t in tables(found))]
+    return "\n\n".join(parts) + "\n"
 
 
 def html(found: dict[str, Any]) -> str:
     """The figures and plots as one page."""
-    body = [f"<h1>Online test against {escape(found['control'])}</h1><p>{escape(summary(found))}</p>"]
-    body += [svg(_lifts(found)), svg(_by_day(found)), svg(_slices(found))]
-    for title, note, (head, rows) in tables(found):
-        cells = ["<tr>" + "".join(f"<th>{escape(c)}</th>" for c in head) + "</tr>"]
-        cells += ["<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows]
-        body.append(f"<h2>{escape(title)}</h2><p>{escape(note)}</p><table>{''.join(cells)}</table>")
-    return page("Online test", "".join(body))
-
-
-def page(title: str, body: str) -> str:
-    """A self-contained page."""
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style>{body}</html>\n"
-    )
-
-
-def svg(figure: Figure) -> str:
-    """A figure as inline SVG; the same figure gives the same text."""
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "moon"}):
-        figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    plt.close(figure)
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    head = f"<h1>Online test against {escape(found['control'])}</h1><p>{escape(summary(found))}</p>"
+    plots = [svg(_lifts(found)), svg(_by_day(found)), svg(_slices(found))]
+    return page("Online test", "".join([head, *plots, *(table.html() for table in tables(found))]))
 
 
 def summary(found: dict[str, Any]) -> str:
@@ -70,8 +38,8 @@ def summary(found: dict[str, Any]) -> str:
     return text
 
 
-def tables(found: dict[str, Any]) -> list[tuple[str, str, Table]]:
-    """(title, note, (head, rows)) of every table."""
+def tables(found: dict[str, Any]) -> list[Table]:
+    """The tables."""
     arms, control = found["arms"], found["control"]
     metrics = list(found["metrics"])
     lifts = [
@@ -115,39 +83,23 @@ def tables(found: dict[str, Any]) -> list[tuple[str, str, Table]]:
         for name, arm in arms.items()
     ]
     meanings = "; ".join(f"{name}: {what}" for name, what in found["metrics"].items())
+    room = f"(arm - {control}) / (oracle - {control}); the oracle ranks by the true click probability."
+    new_note = (
+        "Items without a train impression: their share of all impressions; of those that take part, how many were "
+        "shown at all, and twenty times."
+    )
+    live_note = (
+        "Half of the users in each arm, split by hash; the last column is the smallest lift that the paired test above "
+        "detects (power 80 %)."
+    )
     return [
-        (f"Lift over {control}", f"{meanings}.", (["arm", *metrics], lifts)),
-        ("Levels", "", (["arm", *metrics], levels)),
-        (
-            "Share of the oracle's headroom",
-            f"(arm - {control}) / (oracle - {control}); the oracle ranks by the true click probability.",
-            (["arm", *metrics], rooms),
-        ),
-        ("Slices", f"CTR, and its lift over {control}.", (["arm", *parts[:3]], slices)),
-        (
-            "New items",
-            "Items without a train impression: their share of all impressions; of those that take part, how many were "
-            "shown at all, and twenty times.",
-            (["arm", "impressions", "shown", "shown 20 times", "items"], new),
-        ),
-        (
-            "What a live test would read",
-            "Half of the users in each arm, split by hash; the last column is the smallest lift that the paired test "
-            "above detects (power 80 %).",
-            (["arm", "ctr", "rpm", "detectable, paired"], live),
-        ),
+        Table(f"Lift over {control}", f"{meanings}.", ["arm", *metrics], lifts),
+        Table("Levels", "", ["arm", *metrics], levels),
+        Table("Share of the oracle's headroom", room, ["arm", *metrics], rooms),
+        Table("Slices", f"CTR, and its lift over {control}.", ["arm", *parts[:3]], slices),
+        Table("New items", new_note, ["arm", "impressions", "shown", "shown 20 times", "items"], new),
+        Table("What a live test would read", live_note, ["arm", "ctr", "rpm", "detectable, paired"], live),
     ]
-
-
-def cell(value: dict[str, float | None], form: str = "{:+.1%}") -> str:
-    """An estimate with its interval."""
-    numbers = [value["value"], value["low"], value["high"]]
-    if numbers[0] is None:
-        return "-"
-    if None in numbers:
-        return form.format(numbers[0])
-    middle, low, high = (form.format(n) for n in numbers)
-    return f"{middle} [{low}, {high}]"
 
 
 def _shown_arms(found: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,6 @@ from data.marketplace.config import Market, world_of
 from data.marketplace.simulate import ClickRates
 from data.marketplace.traffic import Traffic, draw_traffic, users_by_day
 from data.marketplace.users import Users, make_users
-from experiments.lift.config import LiftConfig
 from ranker.slices import popularity
 
 
@@ -26,7 +26,7 @@ class World:
             do not know. slices: name -> (items,) bool.
     """
 
-    config: LiftConfig
+    logs: Path
     market: Market
     items: Items
     dataset: Dataset
@@ -34,44 +34,48 @@ class World:
     newcomers: pl.DataFrame
     slices: dict[str, np.ndarray]
 
-    @property
-    def days(self) -> range:
-        """The days of the test."""
-        return range(self.market.days, self.market.days + self.config.days)
-
-    def traffic(self) -> Iterator[tuple[Users, Traffic]]:
-        """The test's traffic in order of time; the same for every call."""
-        for day, users in users_by_day(self.market, self.market.days):
-            if day not in self.days:
+    def traffic(self, days: range, replay: int) -> Iterator[tuple[Users, Traffic]]:
+        """The traffic of some days in order of time; the same for every call. `replay`: see `draw_traffic`."""
+        for day, users in users_by_day(self.market, days.start):
+            if day not in days:
                 return
-            for part in draw_traffic(self.items, users, self.market, day, self.config.replay):
+            for part in draw_traffic(self.items, users, self.market, day, replay):
                 yield users, part
 
-    def click_rates(self) -> ClickRates:
-        """What the logging policy knew at the end of the logs."""
+    def click_rates(self, days: int) -> ClickRates:
+        """What the logging policy knew after so many days of logs."""
         rates = ClickRates(len(self.items), self.market)
-        files = self.config.logs / "impressions" / "*.parquet"
+        if not days:
+            return rates
+        files = [self.day_file(day) for day in range(days)]
         seen = pl.scan_parquet(files).group_by("sku").agg(pl.len(), pl.col("clicked").sum().cast(pl.Int64)).collect()
-        item = seen["sku"].str.slice(len("sku-")).cast(pl.Int64).to_numpy()
+        item = item_numbers(seen["sku"])
         rates.shown[item], rates.clicked[item] = seen["len"].to_numpy(), seen["clicked"].to_numpy()
         return rates
 
+    def day_file(self, day: int) -> Path:
+        """The impressions of a day of the logs."""
+        return self.logs / "impressions" / f"day-{day:03d}.parquet"
 
-def open_world(config: LiftConfig) -> World:
-    """The world of a test.
 
-    Raises InputError if the dataset was not prepared from these logs or the test is longer than the world.
+def item_numbers(sku: pl.Series) -> np.ndarray:
+    """Item numbers (n,) of the ids in the logs."""
+    return sku.str.slice(len("sku-")).cast(pl.Int64).to_numpy()
+
+
+def open_world(logs: Path, data: Path) -> World:
+    """The world that wrote `logs`, which were prepared into `data`.
+
+    Raises InputError if the dataset was not prepared from these logs.
     """
-    market = world_of(config.logs)
-    if config.days > market.later_days:
-        raise InputError(f"days = {config.days}: the world lists products for later_days = {market.later_days} days")
-    dataset, items = Dataset(config.data), make_items(market)
+    market = world_of(logs)
+    dataset, items = Dataset(data), make_items(market)
     known = dataset.items().select("item_id").collect()["item_id"]
     rows = market.days * market.sessions_per_day * market.slots
     prepared = sum(dataset.meta["counts"][split] for split in ("train", "valid", "test"))
     if prepared != rows or known.dtype != pl.String or known.to_list() != sku_names(np.arange(len(items))):
         raise InputError(
-            f"{config.data}: not prepared from {config.logs} ({prepared:,} rows and {len(known):,} items, "
+            f"{data}: not prepared from {logs} ({prepared:,} rows and {len(known):,} items, "
             f"the logs have {rows:,} and {len(items):,})"
         )
     row = dataset.users().select("user_id").collect().with_row_index("row")
@@ -81,7 +85,7 @@ def open_world(config: LiftConfig) -> World:
     user_rows = joined["row"].fill_null(0).to_numpy().astype(np.int64)
     user_rows[unknown] = len(row) + np.arange(unknown.sum())
     newcomers = everybody.filter(pl.Series(unknown)).cast(dataset.users().collect_schema())
-    return World(config, market, items, dataset, user_rows, newcomers, _slices(items, dataset.train_counts("item")))
+    return World(logs, market, items, dataset, user_rows, newcomers, _slices(items, dataset.train_counts("item")))
 
 
 def _slices(items: Items, train_counts: np.ndarray) -> dict[str, np.ndarray]:

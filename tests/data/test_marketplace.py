@@ -17,7 +17,7 @@ from data.marketplace import studio
 from data.marketplace.__main__ import main
 from data.marketplace.catalogue import CATEGORIES, make_items
 from data.marketplace.config import Market, world_of
-from data.marketplace.exposure import charges, draw, propensities, rank, retrieve
+from data.marketplace.exposure import chances, charges, draw, rank, retrieve
 from data.marketplace.response import draw_luck, respond
 from data.marketplace.sessions import draw_sessions
 from data.marketplace.simulate import ClickRates, simulate
@@ -132,7 +132,9 @@ def test_each_slot_s_propensities_sum_to_one_and_are_the_frequencies():
     score = np.tile(np.array([0.0, 1.0, -1.0, 0.5, 9.0]), (sessions, 1))
     shown = draw(candidates, score, market, rng)
     assert (shown.item >= 0).all() and (np.take_along_axis(candidates, shown.place, 1) == shown.item).all()
-    assert propensities(candidates, score, shown.place, market) == pytest.approx(shown.propensity)
+    every = chances(candidates, score, shown.place, market)
+    assert every.sum(2) == pytest.approx(np.ones((sessions, 3)))
+    assert np.take_along_axis(every, shown.place[:, :, None], 2)[:, :, 0] == pytest.approx(shown.propensity)
     assert all(len(set(row)) == 3 for row in shown.item[:500].tolist())
     soft = np.exp(score[0, :4]) / np.exp(score[0, :4]).sum()
     for place, item in enumerate((4, 7, 9, 11)):

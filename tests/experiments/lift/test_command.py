@@ -55,7 +55,9 @@ def test_arms_that_were_played_are_not_played_again(played, market_root, monkeyp
     (played / "arms" / "random.npz").unlink()
     names = []
     real = command.play
-    monkeypatch.setattr(command, "play", lambda world, arm, name: names.append(name) or real(world, arm, name))
+    monkeypatch.setattr(
+        command, "play", lambda world, config, arm, name: names.append(name) or real(world, config, arm, name)
+    )
     assert moon.main(["lift", str(market_root / "lift.yaml"), "--out", str(played)]) == 0
     assert names == ["random"] and (played / "lift.json").read_text() == before
     with np.load(played / "arms" / "tiny.npz") as saved:

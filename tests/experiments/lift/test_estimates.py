@@ -95,13 +95,13 @@ def test_aa_intervals_cover_zero_as_often_as_they_say():
     assert found["minimum_detectable_effect"] == pytest.approx(2.8 * deviation, rel=0.15)
 
 
-def test_aa_on_fresh_traffic_too(world):
+def test_aa_on_fresh_traffic_too(world, config):
     """200 replays, each with its own sessions, chance and split: users of the same arm in both halves."""
     market = world.market.model_copy(update={"users": 1000, "sessions_per_day": 1200})
+    fresh = replace(world, market=market, slices={"all": world.slices["all"]})
     covered = []
     for replay in range(200):
-        config = world.config.model_copy(update={"replay": 10 + replay, "days": 1})
-        fresh = replace(world, config=config, market=market, slices={"all": world.slices["all"]})
-        sums = play(fresh, Random(fresh), "random").sums[0].sum(1)
+        test = config.model_copy(update={"replay": 10 + replay, "days": 1})
+        sums = play(fresh, test, Random(fresh), "random").sums[0].sum(1)
         covered.append(split_lift(sums, sums, "ctr", replay, 200, replay)[0].covers_zero)
     assert 0.92 <= np.mean(covered) <= 0.98

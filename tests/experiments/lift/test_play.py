@@ -36,7 +36,7 @@ class Told(Random):
 
 
 def test_the_traffic_is_the_same_for_every_arm_and_new_items_are_in_it(world):
-    one, two = (list(world.traffic()) for _ in range(2))
+    one, two = (list(world.traffic(range(4, 6), 1)) for _ in range(2))
     assert [part.day for _, part in one] == [4, 5]
     for (users, part), (again, other) in zip(one, two, strict=True):
         assert (part.candidates == other.candidates).all() and (part.sessions.user == other.sessions.user).all()
@@ -45,9 +45,9 @@ def test_the_traffic_is_the_same_for_every_arm_and_new_items_are_in_it(world):
     assert not (world.items.born[np.unique(one[0][1].candidates)] > 4).any()
 
 
-def test_sums_are_those_of_what_was_shown_and_done(world):
+def test_sums_are_those_of_what_was_shown_and_done(world, config):
     arm = Told(world)
-    outcome = play(world, arm, "told")
+    outcome = play(world, config, arm, "told")
     item = np.concatenate([shown for shown, _ in arm.shown])
     clicked = np.concatenate([clicks for _, clicks in arm.shown])
     assert total(outcome, "impressions") == item.size == 2 * 300 * 6 and arm.nights == 1
@@ -65,18 +65,18 @@ def test_sums_are_those_of_what_was_shown_and_done(world):
     assert abs(total(outcome, "clicks") - expected) < 4 * np.sqrt(expected)
 
 
-def test_the_oracle_is_the_best_and_an_arm_plays_the_same_twice(world):
-    outcomes = {arm.__name__: play(world, arm(world), "arm") for arm in (Random, Popular, Oracle)}
+def test_the_oracle_is_the_best_and_an_arm_plays_the_same_twice(world, config):
+    outcomes = {arm.__name__: play(world, config, arm(world), "arm") for arm in (Random, Popular, Oracle)}
     ctr = {name: total(outcome, "expected_clicks") for name, outcome in outcomes.items()}
     assert ctr["Oracle"] > 1.2 * ctr["Popular"] and ctr["Popular"] > ctr["Random"]
     assert total(outcomes["Popular"], "revenue") > total(outcomes["Random"], "revenue")
-    again = play(world, Popular(world), "arm")
+    again = play(world, config, Popular(world), "arm")
     assert (again.sums == outcomes["Popular"].sums).all()
 
 
 def test_the_popular_arm_knows_what_the_logs_say(world, market_root):
     log = pl.read_parquet(market_root / "logs" / "impressions" / "*.parquet")
-    rates = world.click_rates()
+    rates = world.click_rates(4)
     assert rates.shown.sum() == len(log) and rates.clicked.sum() == log["clicked"].sum()
     best = int(np.argmax(rates.clicked))
     assert rates.clicked[best] == log.filter(pl.col("sku") == f"sku-{best:06d}")["clicked"].sum()
@@ -96,14 +96,14 @@ def test_a_live_ranker_scores_the_samples_of_the_disk_as_evaluation_did(world, m
     assert scores == pytest.approx(run.read_predictions("test")["score"].to_numpy(), rel=1e-5)
 
 
-def test_a_ranker_s_users_have_the_histories_of_their_own_arm(world, market_root):
+def test_a_ranker_s_users_have_the_histories_of_their_own_arm(world, config, market_root):
     with process_group() as ranks:
-        arm = make_arm(world, "tiny", ranks)
+        arm = make_arm(world, config, "tiny", ranks)
         assert isinstance(arm, Ranked)
         before = arm.dataset.behaviors()
         told, act = [], arm.act
         arm.act = lambda user, item, ts, action: (told.append((user, ts)), act(user, item, ts, action))  # pyright: ignore
-        outcome = play(world, arm, "tiny")
+        outcome = play(world, config, arm, "tiny")
     after = arm.dataset.behaviors()
     gained = np.diff(after.offsets) - np.diff(before.offsets)
     done = sum(outcome.sums[0, :, :, SUMS.index(name)].sum(1) for name in ("clicks", "carts", "orders"))
@@ -122,7 +122,7 @@ def test_a_ranker_s_users_have_the_histories_of_their_own_arm(world, market_root
 def test_each_round_holds_a_user_once_and_all_sessions_are_played(world):
     from experiments.lift.play import _rounds
 
-    part: Traffic = next(world.traffic())[1]
+    part: Traffic = next(world.traffic(range(4, 6), 1))[1]
     user, rounds = part.sessions.user, list(_rounds(part))
     assert sorted(np.concatenate(rounds).tolist()) == list(range(len(user)))
     assert len(rounds) == np.bincount(user).max() > 2
@@ -134,7 +134,7 @@ def test_each_round_holds_a_user_once_and_all_sessions_are_played(world):
 
 
 def test_the_random_arm_does_not_know_the_order_of_bids(world):
-    users, part = next(world.traffic())
+    users, part = next(world.traffic(range(4, 6), 1))
     rows = np.arange(len(part.request))
     order = Random(world).order(part, rows)
     bid = world.items.bid[part.candidates]

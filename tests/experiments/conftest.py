@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import moon
-from data.config import parse_config
+from data.config import load_config, parse_config
 from data.marketplace.config import Market
 from data.marketplace.simulate import simulate
 from data.prepare import prepare
@@ -57,6 +57,12 @@ def market_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def config(market_root: Path) -> LiftConfig:
+    """The test of lift.yaml."""
+    return load_config(market_root / "lift.yaml", LiftConfig)
+
+
+@pytest.fixture(scope="session")
 def world(market_root: Path) -> World:
     """The world of lift.yaml."""
-    return open_world(parse_config(yaml.safe_load((market_root / "lift.yaml").read_text()), LiftConfig, "test"))
+    return open_world(market_root / "logs", market_root / "data")
