@@ -17,7 +17,7 @@ from pydantic import Field
 from data.config import Config
 from data.dataset import Dataset
 from data.errors import InputError
-from data.images import ImageSource, load_image, open_images
+from data.images import ImageSource, load_image_noted, open_images
 
 Form = Literal["text", "image", "title", "rich", "title+image", "rich+image"]
 QUERY_ROLE = "query"
@@ -107,11 +107,15 @@ class Contents:
 
     def item_image(self, item: int) -> Image.Image:
         """The item's picture. Raises InputError if it cannot be read."""
+        return self.item_image_noted(item)[0]
+
+    def item_image_noted(self, item: int) -> tuple[Image.Image, str | None]:
+        """The same, and what was lost on the way to RGB, or None."""
         return _load(self._item_images, self.image_keys[item])
 
     def query_image(self, key: str) -> Image.Image:
         """The picture of a search. Raises InputError if it cannot be read."""
-        return _load(self._query_images or self._item_images, key)
+        return _load(self._query_images or self._item_images, key)[0]
 
 
 def shows_text(form: Form) -> bool:
@@ -124,10 +128,10 @@ def shows_image(form: Form) -> bool:
     return "image" in form
 
 
-def _load(stores: list[ImageSource], key: str) -> Image.Image:
+def _load(stores: list[ImageSource], key: str) -> tuple[Image.Image, str | None]:
     for store in stores:
         if key in store:
-            return load_image(store, key)
+            return load_image_noted(store, key)
     names = ", ".join(store.name for store in stores) or "none"
     raise InputError(f"no image {key!r} in the dataset's image stores ({names})")
 
