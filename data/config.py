@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.errors import InputError
+from data.fields import models_in
 
 
 class Config(BaseModel):
@@ -68,19 +69,12 @@ def parse_config(tree: Any, model: type[ConfigT], where: str) -> ConfigT:
         raise InputError(f"{where}: {field or 'config'}: {first['msg']}{value}") from None
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every pydantic model inside a type annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _models_in(part)]
-
-
 def _field_names(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
     """Names of the fields allowed at `location`, a pydantic error path (list indices and union tags skipped)."""
     models = [model]
     for part in location:
         inner = [m for parent in models if part in parent.model_fields
-                 for m in _models_in(parent.model_fields[str(part)].annotation)]  # fmt: skip
+                 for m in models_in(parent.model_fields[str(part)].annotation)]  # fmt: skip
         tagged = [m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())]
         models = inner or tagged or models
     return {name for m in models for name in m.model_fields}

@@ -21,8 +21,8 @@ MAX_PIXELS = 64_000_000
 class ImageStore(Config):
     """Where images lie: a `dir` of files, a `tar`, or `parquet` with a key column and a column of encoded bytes."""
 
-    kind: Literal["dir", "tar", "parquet"]
-    path: str
+    kind: Literal["dir", "tar", "parquet"] = Field(description="what the path is")
+    path: str = Field(description="folder or file")
     key: str = Field("image_key", description="parquet: column of keys")
     image: str = Field("image", description="parquet: column of JPEG/PNG/... bytes")
     role: str = Field("item", description="what the images show, e.g. item or query")

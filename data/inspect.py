@@ -10,6 +10,8 @@ from data.dataset import SPLITS, Dataset
 from data.images import open_images
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+POINTERS = ("user", "item", "label", "history_end", "history_row")  # not for a ranker to read as they are
+CSR = ("offsets", "item", "ts")
 NEW_SHARE_WARNING, MISSING_WARNING, CTR_RATIO_WARNING = 0.5, 0.5, 1.5
 
 
@@ -19,7 +21,7 @@ def inspect(root: Path) -> dict[str, Any]:
     meta = dataset.meta
     found: dict[str, Any] = {key: meta[key] for key in ("source", "label", "time", "counts", "time_range", "actions")}
     found |= {"fingerprint": meta["fingerprint"], "split_rule": meta["split"], "audit": meta["audit"]}
-    found |= {"rejected": meta["rejected"], "notes": meta["notes"]}
+    found |= {"rejected": meta["rejected"], "notes": meta["notes"], "columns": _columns(dataset)}
     splits = [s for s in SPLITS if meta["counts"][s]]
     train = dataset.train_counts("item") if "train" in splits else None
     found["splits"] = {split: _split(dataset, split, train) for split in splits}
@@ -28,6 +30,16 @@ def inspect(root: Path) -> dict[str, Any]:
     found["images"] = _images(dataset)
     found["warnings"] = _warnings(found)
     return found
+
+
+def _columns(dataset: Dataset) -> dict[str, list[str]]:
+    """Names that a recipe's features may read, by where they live."""
+    return {
+        "sample": [c for c in dataset.meta["sample_columns"] if c not in POINTERS],
+        "user": [c for c in dataset.users().collect_schema().names() if c != "user_id"],
+        "item": [c for c in dataset.items().collect_schema().names() if c != "item_id"],
+        "behaviour": [c for c in dataset.meta["behavior_columns"] if c not in CSR],
+    }
 
 
 def _split(dataset: Dataset, split: str, train: np.ndarray | None) -> dict[str, Any]:
@@ -142,6 +154,10 @@ def text(found: dict[str, Any]) -> str:
         lengths = ", ".join(f"{name} {n:,}" for name, n in h["length"].items())
         lines.append(f"histories ({h['split']}): {lengths}; empty {h['empty_share']:.1%}")
         lines.append("behaviours: " + (", ".join(f"{a} {n:,}" for a, n in h["behaviors_by_action"].items()) or "none"))
+    columns = [*found["columns"]["sample"], *(f"{e}.{c}" for e in ("user", "item") for c in found["columns"][e])]
+    if found["splits"]:
+        lines.append(f"columns for recipes: user, item, {', '.join(columns)}")
+        lines.append(f"columns of behaviours: {', '.join([*found['columns']['behaviour'], 'age', 'position'])}")
     for images in found["images"]:
         share = f", {images['seen_item_share']:.1%} of the items in the log" if "seen_item_share" in images else ""
         lines.append(f"images ({images['role']}): {images.get('problem', format(images.get('images', 0), ','))}{share}")

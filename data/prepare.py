@@ -16,9 +16,11 @@ import polars as pl
 from data import timeline
 from data.arrays import open_array
 from data.audit import audit
+from data.column_map import ColumnMap
 from data.dataset import SCHEMA_VERSION, SPLITS, Dataset
 from data.errors import InputError
 from data.exchange import exchange
+from data.fields import ShowFields
 from data.files import naming_a_full_disk
 from data.given import GivenHistories, write_given, write_none
 from data.pairs import write_pairs
@@ -37,6 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--root", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the prepared dataset (replaced when done)")
     parser.add_argument("--columns", type=Path, help="YAML column map (source tabular)")
+    parser.add_argument("--fields", action=ShowFields, model=ColumnMap, help="show every field of a column map")
     parser.add_argument("--policy", help="logging policy to read (source open_bandit)")
     parser.add_argument("--max-rejected", type=float, default=0.01, help="largest share of bad rows (default 0.01)")
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -17,6 +17,8 @@ from data.config import Config
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
+COLUMN = "user, item, user.X, item.X, or a column of the samples (moon inspect names them)"
+
 
 class Table(Config):
     """An embedding table; features that name the same table share its vocabulary and its rows."""
@@ -43,21 +45,21 @@ class Table(Config):
 class IdFeature(Config):
     """One categorical value (kind `id`) or a list of them, mean-pooled (kind `ids`)."""
 
-    kind: Literal["id", "ids"]
-    name: Name
-    column: str
+    kind: Literal["id", "ids"] = Field(description="id: one value; ids: a list")
+    name: Name = Field(description="of the feature, and of its table unless that has one")
+    column: str = Field(description=COLUMN)
     table: Name | None = Field(None, description="table to look up in; None: one of the feature's own name")
 
 
 class BucketFeature(Config):
     """A number cut into buckets that are looked up as ids; null and NaN are OOV."""
 
-    kind: Literal["bucket"]
-    name: Name
-    column: str
+    kind: Literal["bucket"] = Field(description="a number, looked up by its bucket")
+    name: Name = Field(description="of the feature, and of its table unless that has one")
+    column: str = Field(description=COLUMN)
     boundaries: tuple[float, ...] | None = Field(None, description="ascending cuts, in the column's unit")
     quantiles: int | None = Field(None, ge=2, le=1000, description="cut at this many quantiles of train rows")
-    table: Name | None = None
+    table: Name | None = Field(None, description="table to look up in; None: one of the feature's own name")
 
     @model_validator(mode="after")
     def _one_rule(self) -> "BucketFeature":
@@ -75,13 +77,13 @@ class DenseFeature(Config):
     Null and NaN become the train mean.
     """
 
-    kind: Literal["dense"]
-    name: Name
-    column: str
+    kind: Literal["dense"] = Field(description="a number as it is")
+    name: Name = Field(description="of the feature")
+    column: str = Field(description=COLUMN + ", or history.ACTION: behaviours before the sample (history.all: any)")
     per: str | None = Field(None, description="denominator column of a smoothed rate")
     strength: float = Field(10.0, gt=0, description="pseudo-count of the prior in a smoothed rate")
-    transform: Literal["none", "log1p", "logit"] = "none"
-    standardise: bool = True
+    transform: Literal["none", "log1p", "logit"] = Field("none", description="before it is standardised")
+    standardise: bool = Field(True, description="subtract the train mean, divide by the train deviation")
 
 
 Feature = Annotated[IdFeature | BucketFeature | DenseFeature, Field(discriminator="kind")]
@@ -91,11 +93,15 @@ Side = Annotated[IdFeature | BucketFeature, Field(discriminator="kind")]
 class Sequence(Config):
     """The last `length` behaviours of the user strictly before the sample, of the given actions."""
 
-    name: Name
+    name: Name = Field(description="of the sequence; model.sequences refers to it")
     length: int = Field(50, ge=1, description="behaviours kept, most recent")
     actions: tuple[str, ...] | None = Field(None, description="actions kept; None: all")
     fields: tuple[Name, ...] = Field(description="item features that represent a behaviour")
-    side: tuple[Side, ...] = Field((), description="features of the behaviour itself")
+    side: tuple[Side, ...] = Field(
+        (),
+        description="features of the behaviour itself, on action, age (seconds before the sample), position (1: the "
+        "latest) or a column of the behaviours",
+    )
     numbers: tuple[Name, ...] = Field(
         (), description="numbers of a behaviour for mechanisms to weigh: surprise, action, age or a side column"
     )
@@ -111,11 +117,11 @@ class ItemVectors(Config):
     trained).
     """
 
-    name: Name
+    name: Name = Field(description="of the vectors; model.content refers to it")
     dim: int | None = Field(
         None, ge=1, description="width: a Matryoshka prefix of the stored vectors, scaled to length 1; None: all of it"
     )
-    mode: VectorMode = "frozen"
+    mode: VectorMode = Field("frozen", description="what training does to them")
     lr: float | None = Field(
         None,
         gt=0,
@@ -131,11 +137,11 @@ class ItemVectors(Config):
 class FeatureSpec(Config):
     """All inputs of a ranker."""
 
-    features: tuple[Feature, ...]
-    sequences: tuple[Sequence, ...] = ()
+    features: tuple[Feature, ...] = Field(description="of the sample, its user and its item")
+    sequences: tuple[Sequence, ...] = Field((), description="behaviours of the user, strictly before the sample")
     vectors: tuple[ItemVectors, ...] = ()
     tables: dict[Name, Table] = Field(default_factory=dict, description="tables that differ from the defaults")
-    default_table: Table = Table()  # pyright: ignore[reportCallIssue]
+    default_table: Table = Field(Table(), description="settings of all other tables")  # pyright: ignore[reportCallIssue]
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureSpec":

@@ -14,7 +14,7 @@ Activation = Literal["relu", "sigmoid", "dice", "prelu"]
 class SequenceModel(Config):
     """How one behaviour sequence becomes a fixed-size interest vector."""
 
-    kind: Literal["din", "mha", "mean"] = "din"
+    kind: Literal["din", "mha", "mean"] = Field("din", description="DIN, multi-head target attention, mean pooling")
     hidden: tuple[int, ...] = Field((64,), description="din: widths of the attention MLP over [q, k, q-k, q*k]")
     activation: Activation = Field("relu", description="din: activation of the attention MLP")
     softmax: bool = Field(False, description="din: normalise the weights over the history (the paper does not)")
@@ -25,7 +25,7 @@ class SequenceModel(Config):
 class Interaction(Config):
     """How the feature vectors meet before the tower."""
 
-    kind: Literal["mlp", "dcnv2"] = "mlp"
+    kind: Literal["mlp", "dcnv2"] = Field("mlp", description="tower alone, or beside cross layers")
     layers: int = Field(3, ge=1, description="dcnv2: cross layers")
     low_rank: int | None = Field(None, ge=1, description="dcnv2: rank of the cross matrices; None: full")
 
@@ -37,17 +37,17 @@ class Model(Config):
     content: tuple[Mechanism, ...] = Field((), description="how item vectors enter, each beside the others")
     interaction: Interaction = Interaction()  # pyright: ignore[reportCallIssue]
     tower: tuple[int, ...] = Field((128, 64), description="widths of the tower")
-    activation: Activation = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    activation: Activation = Field("relu", description="of the tower")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the tower's activations dropped in training")
     layer_norm: bool = Field(False, description="normalise the tower's input")
 
 
 class DenseOptimizer(Config):
     """Optimizer of everything that is no table."""
 
-    kind: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    kind: Literal["adam", "adamw", "sgd", "adagrad"] = Field("adam", description="as in torch.optim")
+    lr: float = Field(1e-3, gt=0, description="learning rate before the schedule")
+    weight_decay: float = Field(0.0, ge=0, description="as in torch.optim")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm over all dense parameters")
 
 
@@ -55,8 +55,8 @@ class TableOptimizer(Config):
     """Fused optimizer of the embedding tables (inside the backward pass)."""
 
     kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = Field("adagrad", description="adam: CUDA only")
-    lr: float = Field(0.05, gt=0)
-    eps: float = Field(1e-8, gt=0)
+    lr: float = Field(0.05, gt=0, description="learning rate before the schedule")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the accumulated squares")
     init_std: float = Field(0.01, gt=0, description="standard deviation of initial rows (the OOV row starts at 0)")
 
 
@@ -64,7 +64,7 @@ class Schedule(Config):
     """Learning-rate factor over the steps."""
 
     warmup_steps: int = Field(0, ge=0, description="steps of linear rise from 0")
-    decay: Literal["none", "linear", "cosine"] = "none"
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="shape of the fall after the warm-up")
     floor: float = Field(0.0, ge=0, le=1, description="factor at the last step")
 
 
@@ -72,13 +72,13 @@ class Train(Config):
     """The loop."""
 
     batch_size: int = Field(4096, ge=1, description="rows a rank and step")
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, description="passes over the train split")
     dense: DenseOptimizer = DenseOptimizer()  # pyright: ignore[reportCallIssue]
     tables: TableOptimizer = TableOptimizer()  # pyright: ignore[reportCallIssue]
     schedule: Schedule = Schedule()  # pyright: ignore[reportCallIssue]
     bf16: bool = Field(False, description="autocast the dense part to bfloat16")
     evals_per_epoch: int = Field(1, ge=1, description="evaluations on valid an epoch")
-    stop_metric: Literal["auc", "gauc", "logloss"] = "auc"
+    stop_metric: Literal["auc", "gauc", "logloss"] = Field("auc", description="of valid: chooses the best checkpoint")
     patience: int | None = Field(None, ge=1, description="evaluations without a better stop_metric; None: run all")
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; None: at evaluations")
@@ -97,8 +97,8 @@ class Sharding(Config):
 class Recipe(Config):
     """One training run. `name` and everything but `seed` identify the recipe; `seed` its repetition."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    seed: int = 0
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="of the recipe; moon compare groups runs by it")
+    seed: int = Field(0, description="of initial weights, row order and dropout")
     features: FeatureSpec
     model: Model = Model()  # pyright: ignore[reportCallIssue]
     train: Train = Train()  # pyright: ignore[reportCallIssue]

@@ -25,7 +25,7 @@ class ContentQuality(Config):
     vectors: Name = VECTORS
     hidden: tuple[int, ...] = Field((64,), description="hidden widths")
     width: int = Field(1, ge=1, description="outputs")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the activations dropped in training")
 
 
 class SimTierHistogram(Config):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.config import load_config
 from data.dataset import Dataset
+from data.fields import ShowFields
 from data.host import keep_freed_memory
 from data.local_ranks import SIGTERM_STATUS, spread
 from features.vector_source import named_stores
@@ -17,6 +18,7 @@ def main(argv: list[str]) -> int:
     """Train a recipe. Returns 143 if SIGTERM stopped it (the state is saved)."""
     parser = argparse.ArgumentParser("moon train", description="Train a recipe on a prepared dataset.")
     parser.add_argument("config", type=Path, help="recipe (YAML)")
+    parser.add_argument("--fields", action=ShowFields, model=Recipe, help="show every field of a recipe")
     parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
     parser.add_argument("--out", type=Path, required=True, help="run directory")
     parser.add_argument(

@@ -43,6 +43,10 @@ def test_figures_of_a_dataset(small):
     assert found["missing"]["item.first_seen_ts"] == items["first_seen_ts"].null_count() / len(items) > 0
     assert found["missing"]["item.image_key"] == 1.0 and "item.title" not in found["missing"]
     assert "column item.image_key is null in 100% of its rows" in found["warnings"]
+    counts = [f"{e}_{n}" for e in ("item", "user") for n in ("impressions", "positives")]
+    assert found["columns"]["sample"] == ["ts", *counts] and found["columns"]["behaviour"] == ["action", "rating"]
+    assert {"title", "genres", "year"} < set(found["columns"]["item"])
+    assert "columns of behaviours: action, rating, age, position\n" in text(found)
 
 
 def test_the_command_prints_and_writes(small, tmp_path, capsys):
