@@ -12,6 +12,8 @@ COMMANDS = {
     "inspect": ("experiments.inspect:main", "what a dataset or a run holds, and its health"),
     "train": ("ranker.train_command:main", "a recipe and a prepared dataset -> a trained run"),
     "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
+    "export": ("ranker.exporting.command:main", "a trained run -> a package that gives the same scores"),
+    "score": ("ranker.serving.score:main", "an exported package and a parquet file -> scores, in order"),
     "compare": ("ranker.compare:main", "runs against the first one, with intervals"),
     "encoder pretrain": ("moon_encoder.pretrain_command:main", "stage 1: generation tasks over a catalogue"),
     "encoder posttrain": ("moon_encoder.posttrain_command:main", "stages A and B: contrastive, on behaviour pairs"),

@@ -4,6 +4,8 @@ A store's rows follow the items of the dataset it was made for; items that came 
 holds ids (a server, or a dataset prepared again with more items) asks here.
 """
 
+import copy
+
 import numpy as np
 import polars as pl
 
@@ -41,6 +43,13 @@ class ItemRows:
         added = version.ids_behind(before["ids_bytes"])
         self._appended.update(zip(added, range(before["items"], now["items"]), strict=True))
         self._version = version
+
+    def later(self, version: Version) -> "ItemRows":
+        """A look-up for a later version; this one stays as it is (for readers in other threads)."""
+        other = copy.copy(self)
+        other._appended = dict(self._appended)
+        other.refresh(version)
+        return other
 
     def find(self, item_ids: pl.Series) -> np.ndarray:
         """Rows (n,) int64 of item ids (n,), UNKNOWN where the store has no such item.

@@ -1,12 +1,15 @@
 """A tiny recipe on the small log, and the ranks of this process."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from data.dataset import Dataset
 from features.ranks import Ranks, process_group
+from tests.conftest import write_store
 
 TINY = {
     "name": "tiny",
@@ -46,3 +49,30 @@ def ranks() -> Iterator[Ranks]:
     """This process as the only rank."""
     with process_group() as found:
         yield found
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained run and its package, compiled (read only). data: the dataset. store: the item vectors."""
+
+    run: Path
+    package: Path
+    data: Path
+    store: Path
+
+
+@pytest.fixture(scope="session")
+def exported(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """All mechanisms together, trained briefly and exported in every format; the one compilation of the tests."""
+    from ranker.exporting.export import Choice, export
+    from ranker.run_folder import RunFolder
+    from ranker.train import train
+    from tests.ranker.exporting.recipes import EVERYTHING, recipe
+
+    root = tmp_path_factory.mktemp("exported")
+    store = write_store(root / "store", small)
+    run, dataset = root / "run", Dataset(small)
+    with process_group() as ranks:
+        train(recipe(*EVERYTHING), dataset, run, ranks, stores={"image": store})
+        export(RunFolder(run), dataset, root / "package", ranks, Choice())
+    return Exported(run, root / "package", small, store)

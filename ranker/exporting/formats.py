@@ -1,0 +1,68 @@
+"""Writing an exported program in the three formats, and what the compilers need."""
+
+import contextlib
+import io
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from data.errors import InputError
+from ranker.exporting.onnx_operators import DECOMPOSITIONS
+from ranker.serving.runtimes import FILES
+
+
+def write_program(program: ExportedProgram, folder: Path) -> None:
+    """The torch.export program itself."""
+    torch.export.save(program, folder / FILES["program"])
+
+
+def write_aoti(program: ExportedProgram, folder: Path, device: torch.device) -> None:
+    """An AOTInductor package for `device`: compiled code that runs without Python.
+
+    Raises InputError where there is no C++ compiler.
+    """
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise InputError("--formats aoti: no C++ compiler here; install g++, or export with --formats program,onnx")
+    path = folder / FILES["aoti"].format(device=device.type)
+    settings = {"cpp.dynamic_threads": True}  # the number of threads is the server's choice, not the exporter's
+    with _quiet():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+
+
+def write_onnx(program: ExportedProgram, inputs: dict[str, Tensor], folder: Path) -> str | None:
+    """An ONNX model whose inputs have the names of `inputs`; returns why it could not be written, or None.
+
+    Operators without a counterpart are the only good reason: any mechanism may bring one.
+    """
+    from torch.onnx import OnnxExporterError
+
+    table = torch.export.default_decompositions()
+    table.update(DECOMPOSITIONS)
+    with _quiet():
+        plain = program.run_decompositions(table)
+        try:
+            model = torch.onnx.export(plain, dynamo=True, optimize=False, verbose=False, input_names=list(inputs))
+        except OnnxExporterError as error:
+            return str(error.__cause__ or error).split("\n")[0][:300]
+        assert model is not None
+        model.save(folder / FILES["onnx"])
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The compilers' own notes and warnings are not the user's business."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
