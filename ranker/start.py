@@ -29,9 +29,14 @@ def start_sources(
     return open_sources(recipe.features, dataset, stores)
 
 
+def judged_splits(dataset: Dataset) -> tuple[str, ...]:
+    """The splits that a run is scored on at its end: valid, and test if the dataset has test rows."""
+    return ("valid", "test") if dataset.meta["counts"]["test"] else ("valid",)
+
+
 def require_both_classes(dataset: Dataset) -> None:
     """Raise InputError, before hours of training, where AUC or GAUC of valid or test rows are not defined."""
-    for split in ("valid", "test"):
+    for split in judged_splits(dataset):
         users = dataset.samples(split).group_by("user").agg(pl.col("label").min().alias("low"), pl.col("label").max())
         found = users.collect(engine="streaming")
         if found["low"].min() == found["label"].max():

@@ -28,7 +28,7 @@ from ranker.model import Ranker
 from ranker.optimizer import Optimizers
 from ranker.run_folder import RunFolder
 from ranker.sharding import describe
-from ranker.start import require_both_classes, start_run, start_sources
+from ranker.start import judged_splits, require_both_classes, start_run, start_sources
 from ranker.train_log import TrainLog
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
@@ -206,9 +206,9 @@ def train(
         trainer.resume()
     trainer.fit()
     trainer.checkpoints.load("best", trainer.model)
-    found = evaluate(trainer.model, trainer.samples, "valid", run, ranks)
-    if dataset.meta["counts"]["test"]:
-        found = evaluate(trainer.model, trainer.samples, "test", run, ranks)
+    found: dict[str, Any] = {}
+    for split in judged_splits(dataset):
+        found = evaluate(trainer.model, trainer.samples, split, run, ranks)
     if ranks.first:
         meta = run.meta()
         meta |= {

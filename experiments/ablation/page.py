@@ -14,17 +14,18 @@ CSS = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ef; --soft: #3a4352; --a: #6ea8ff; --b: #f0a05a;
   --card: #1b212b; --page: #12161d; --dim: #9aa5b5; } }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 24px 20px 60px; }
+main { max-width: 1480px; margin: 0 auto; padding: 24px 20px 60px; }
 h1 { font-size: 1.6em; margin: 0 0 .4em; } h2 { font-size: 1.15em; margin: 0 0 .6em; }
 section { background: var(--card); border: 1px solid var(--soft); border-radius: 10px; padding: 18px 20px;
   margin: 16px 0; }
 p { max-width: 90ch; margin: .5em 0; } .dim, small { color: var(--dim); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86em; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: 5px 9px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--soft); }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 15em; }
+table { border-collapse: collapse; font-size: .8em; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { padding: 5px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--soft); }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 14em; }
 th { color: var(--dim); font-weight: 600; vertical-align: bottom; }
-tr.twin td { color: var(--dim); } td.found { color: var(--a); font-weight: 600; } td small { display: block; }
+tr.twin td { color: var(--dim); } td.found { color: var(--a); font-weight: 600; }
+td small, th small { display: block; font-weight: 400; }
 svg { width: 100%; height: auto; } code { font-size: .92em; }
 """
 

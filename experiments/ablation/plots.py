@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from experiments.ablation.table import METRICS, OVERALL, of_users
-from experiments.ablation.text import label
+from experiments.ablation.text import labels
 
 COLOURS = {"#010101": "var(--ink)", "#020202": "var(--soft)", "#030303": "var(--a)", "#040404": "var(--b)"}
 INK, SOFT, A, B = COLOURS
@@ -40,12 +40,12 @@ def content_gains(groups: Sequence[dict[str, Any]]) -> str | None:
         return None
     shown = sorted(shown, key=lambda group: of_users(group["content_gain"], OVERALL, "auc")["delta"])
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 1.1 + 0.3 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(11, 1.1 + 0.28 * len(shown)), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for ax, metric in zip(axes, METRICS, strict=True):
             found = [of_users(group["content_gain"], OVERALL, metric) for group in shown]
             _intervals(ax, found, metric)
-        axes[0].set_yticks(range(len(shown)), [label(group) for group in shown])
+        axes[0].set_yticks(range(len(shown)), labels(shown))
         return _svg(figure)
 
 
@@ -55,7 +55,7 @@ def gain_against_cost(groups: Sequence[dict[str, Any]]) -> str | None:
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.6 + 0.12 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(11, 4.4 + 0.1 * len(shown)), layout="constrained")
         axes = figure.subplots(1, 2, sharex=True)
         for ax, metric in zip(axes, METRICS, strict=True):
             _against_cost(ax, shown, metric)
@@ -69,7 +69,7 @@ def _intervals(ax: Axes, found: Sequence[dict[str, Any]], metric: str) -> None:
         ax.plot([gain["low"], gain["high"]], [y, y], color=colour, linewidth=2, solid_capstyle="round")
         ax.plot([gain["delta"]], [y], "o", color=colour, markersize=5)
     ax.set_ylim(-0.6, len(found) - 0.4)
-    ax.set_xlabel(f"content gain in {metric.upper()} (real minus shuffled vectors)")
+    ax.set_xlabel(f"{metric.upper()}, real minus shuffled vectors")
     ax.grid(axis="x")
     ax.set_axisbelow(True)
 
@@ -86,9 +86,9 @@ def _against_cost(ax: Axes, groups: Sequence[dict[str, Any]], metric: str) -> No
         ax.plot([x], [gain["delta"]], "o", color=colour, markersize=5)
     heights = spaced([gain["delta"] for gain in gains], (ax.get_ylim()[1] - ax.get_ylim()[0]) * 0.034)
     place = speed.max() * 1.12
-    for x, y, gain, group in zip(speed, heights, gains, groups, strict=True):
+    for x, y, gain, words in zip(speed, heights, gains, labels(groups), strict=True):
         ax.plot([x, place * 0.985], [gain["delta"], y], color=SOFT, linewidth=0.6, zorder=0)
-        ax.text(place, y, label(group), fontsize=7.5, va="center")
+        ax.text(place, y, words, fontsize=7.5, va="center")
     low, high = ax.get_ylim()
     ax.set_ylim(min(low, *heights), max(high, *heights))
     ticks = [t for t in (1e2, 2e2, 5e2, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6)]

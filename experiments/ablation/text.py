@@ -101,6 +101,12 @@ def label(group: dict[str, Any]) -> str:
     return f"{group['title']} ({', '.join(parts + ['shuffled'] * group['shuffled'])})"
 
 
+def labels(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """The groups in words, without mode and dims where all that read vectors have the same."""
+    kinds = {(group["mode"], group["dim"]) for group in groups if group["mode"] is not None}
+    return [group["title"] if len(kinds) == 1 and not group["shuffled"] else label(group) for group in groups]
+
+
 def pm(found: dict[str, Any] | None) -> str:
     """A figure with its deviation."""
     if found is None:

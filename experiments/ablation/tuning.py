@@ -29,11 +29,14 @@ def blind_view(dataset: Dataset, out: Path) -> Path:
             raise InputError(f"{out}: a view of another dataset; remove it or use another --out")
         return out
     shutil.rmtree(out, ignore_errors=True)
-    (out / "samples").mkdir(parents=True)
     root = dataset.root.resolve()
-    for path in [*root.iterdir(), root / "samples" / "train", root / "samples" / "valid"]:
-        if path.name not in ("samples", "dataset.json"):
-            (out / path.relative_to(root)).symlink_to(path)
+    for folder in (out / "samples", out / "behaviors"):  # what is derived from behaviours is written beside them
+        folder.mkdir(parents=True)
+    shared = [path for path in root.iterdir() if path.name not in ("samples", "behaviors", "dataset.json")]
+    shared += [root / "samples" / "train", root / "samples" / "valid"]
+    shared += [path for path in (root / "behaviors").iterdir() if "-" not in path.name]
+    for path in shared:
+        (out / path.relative_to(root)).symlink_to(path)
     counts = dataset.meta["counts"] | {"test": 0}
     write_json(out / "dataset.json", dataset.meta | {"counts": counts})
     return out
