@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 
@@ -12,11 +13,17 @@ class Content:
     Attributes:
         text: title or query, or several fields joined.
         image: decoded RGB picture (see data.images.load_image).
+        Instead of either, what the encoder's frozen part made of it (see moon_encoder.frozen_cache).
     """
 
-    text: str | None = None
-    image: Image.Image | None = None
+    text: str | np.ndarray | None = None
+    image: Image.Image | np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.image is None and not (self.text or "").strip():
+        if self.image is None and not has_text(self):
             raise ValueError("a content needs a text or an image")
+
+
+def has_text(content: Content) -> bool:
+    """Whether there is a text that is not blank."""
+    return bool(content.text.strip()) if isinstance(content.text, str) else content.text is not None

@@ -8,18 +8,21 @@ The last layer of each MLP starts at 0, so that training starts from the checkpo
 the tower's width, the vector of a picture is exactly the mean-pooled hidden state. Shapes: n contents, D vector dim.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from data.errors import InputError
 from moon_encoder.config import DualTowerConfig
-from moon_encoder.content import Content
+from moon_encoder.content import Content, has_text
 from moon_encoder.encoder import Encoder
 from moon_encoder.pretrained import model_folder
 from moon_encoder.towers import TextTower, VisionTower
@@ -183,20 +186,51 @@ class DualTower(Encoder):
         Raises InputError for a content that has only a modality without a tower.
         """
         images = {i: c.image for i, c in enumerate(contents) if self.vision and c.image is not None}
-        texts = {i: c.text for i, c in enumerate(contents) if self.text and (c.text or "").strip()}
+        texts = {i: c.text for i, c in enumerate(contents) if self.text and has_text(c)}
         for i in range(len(contents)):
             if i not in images and i not in texts:
                 raise InputError(f"content {i}: this encoder reads {'pictures' if self.vision else 'texts'} only")
         pixels = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-        if images and self.vision:
-            pixels = self.vision.pixels(list(images.values()))
+        image_ready, text_ready = (isinstance(next(iter(x.values()), None), np.ndarray) for x in (images, texts))
+        if image_ready:
+            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images.values()])).float()
+        elif images and self.vision:
+            pixels = self.vision.pixels(list(images.values()))  # pyright: ignore[reportArgumentType]
         ids, length = torch.empty(0, 0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
         truncated = torch.zeros(len(contents), dtype=torch.bool)
-        if texts and self.text:
-            ids, length, cut = self.text.tokens([text or "" for text in texts.values()])
+        if text_ready:
+            ids = torch.from_numpy(np.stack([np.asarray(text) for text in texts.values()])).float()
+            length = torch.ones(len(ids), dtype=torch.int64)
+        elif texts and self.text:
+            ids, length, cut = self.text.tokens(list(texts.values()))  # pyright: ignore[reportArgumentType]
             truncated[list(texts)] = cut
-        rows = (torch.tensor(list(found), dtype=torch.int64) for found in (images, texts))
-        return DualInputs(len(contents), next(rows), pixels, next(rows), ids, length, truncated)
+        of_image, of_text = (torch.tensor(list(found), dtype=torch.int64) for found in (images, texts))
+        return DualInputs(len(contents), of_image, pixels, of_text, ids, length, truncated, image_ready, text_ready)
+
+    @torch.no_grad()
+    def frozen_images(self, images: Sequence[Image.Image]) -> np.ndarray | None:
+        """Output of the vision tower's frozen blocks."""
+        if self.vision is None or not self.vision.frozen_stem:
+            return None
+        return self.vision.frozen(self.vision.pixels(images).to(self.device)).cpu().numpy()
+
+    @torch.no_grad()
+    def frozen_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+        """Vectors of a frozen text tower."""
+        if self.text is None or not self.text.all_frozen:
+            return None
+        ids, length, _ = self.text.tokens(texts)
+        return self.text(ids.to(self.device), length.to(self.device)).cpu().numpy()
+
+    def frozen_digest(self) -> str:
+        """sha256 over the picture's way through the frozen blocks."""
+        found = hashlib.sha256()
+        if self.vision is not None:
+            found.update(f"{self.vision.size} {len(self.vision.tail)}".encode())
+            state = self.vision.model.state_dict() | {"scale": self.vision.scale, "shift": self.vision.shift}
+            for name, value in state.items():
+                found.update(name.encode() + value.cpu().numpy().tobytes())
+        return found.hexdigest()
 
     @torch.no_grad()
     def precompute(self, inputs: DualInputs) -> DualInputs:  # type: ignore[override]

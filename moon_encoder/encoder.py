@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from moon_encoder.config import EncoderConfig
@@ -56,6 +58,7 @@ class Encoder(nn.Module, ABC):
     def prepare(self, contents: Sequence[Content]) -> Inputs:
         """Contents (n) -> a batch on the CPU. Any mix of text-only, image-only and both.
 
+        Either all pictures of a batch are given as what the frozen part made of them, or none; so with texts.
         Raises InputError for a content that has only a modality which this encoder does not read.
         """
 
@@ -69,6 +72,18 @@ class Encoder(nn.Module, ABC):
         Computed once an item and kept, it saves the frozen part of the network in every later epoch.
         """
         return inputs
+
+    def frozen_images(self, images: Sequence[Image.Image]) -> np.ndarray | None:
+        """What the frozen part makes of pictures (n): (n, ...) float32 for `Content.image`; None: nothing is frozen."""
+        return None
+
+    def frozen_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+        """What a wholly frozen text part makes of texts (n): (n, D) float32 for `Content.text`; None: it is trained."""
+        return None
+
+    def frozen_digest(self) -> str:
+        """Stands for the frozen picture part: encoders with the same make the same of pictures."""
+        return ""
 
     @abstractmethod
     def save_assets(self, folder: Path) -> None:

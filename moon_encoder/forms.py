@@ -6,7 +6,10 @@ title, rich    the title; the title with further catalogue columns behind it
 title+image, rich+image
 """
 
+import hashlib
+import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -105,6 +108,10 @@ class Contents:
         """(items,) texts of items in a form that has one."""
         return self.rich if form.startswith("rich") else self.titles
 
+    def all_texts(self) -> list[str]:
+        """Titles and rich texts of all items that have them."""
+        return [text for text in (*self.titles.tolist(), *self.rich.tolist()) if text]
+
     def item_image(self, item: int) -> Image.Image:
         """The item's picture. Raises InputError if it cannot be read."""
         return self.item_image_noted(item)[0]
@@ -112,6 +119,25 @@ class Contents:
     def item_image_noted(self, item: int) -> tuple[Image.Image, str | None]:
         """The same, and what was lost on the way to RGB, or None."""
         return _load(self._item_images, self.image_keys[item])
+
+    @cached_property
+    def query_names(self) -> list[str]:
+        """Keys of all pictures that one can search with, sorted."""
+        return sorted({key for keys in (store.keys() for store in self._query_images) for key in keys})
+
+    def query_keys(self) -> dict[str, int]:
+        """Number of each picture that one can search with."""
+        return {key: row for row, key in enumerate(self.query_names)}
+
+    def images_digest(self, role: str) -> str:
+        """Stands for the items' or queries' pictures: their stores' files, times, and keys."""
+        stores = self._query_images if role == QUERY_ROLE else self._item_images
+        keys = self.query_names if role == QUERY_ROLE else self.image_keys.tolist()
+        found = hashlib.sha256("\0".join(keys).encode())
+        for store in stores:
+            facts = os.stat(store.name)
+            found.update(f"{store.name} {facts.st_size} {facts.st_mtime_ns}".encode())
+        return found.hexdigest()
 
     def query_image(self, key: str) -> Image.Image:
         """The picture of a search. Raises InputError if it cannot be read."""

@@ -14,7 +14,8 @@ from data.errors import InputError
 from moon_encoder.forms import Contents, Form
 from moon_encoder.pairs import CoOccurrence, Pairs, Source, load_pairs, usable
 
-NO_AUGMENTATION: tuple[Source, ...] = ("search_text", "search_image", "given", "product", "co_engagement")
+SEARCHED: tuple[Source, ...] = ("search_text", "search_image", "given")
+TOGETHER: tuple[Source, ...] = ("product", "co_engagement")
 
 
 class Kind(Config):
@@ -23,9 +24,15 @@ class Kind(Config):
     query: Form = Field(description="form of the query; `text` of a product is its title")
     item: Form = Field(description="form of the item")
     weight: float = Field(gt=0, description="share of batches, relative to the other kinds that the dataset has")
-    sources: tuple[Source, ...] = Field(
-        NO_AUGMENTATION, description="where its pairs come from; `augmented` only if it is named here"
+    sources: tuple[Source, ...] | None = Field(
+        None,
+        description="where its pairs come from; None: searches and named pairs for a text or an image, behaviours that "
+        "stand together for a product. `augmented` only if it is named here",
     )
+
+    def takes(self) -> tuple[Source, ...]:
+        """The sources of its pairs."""
+        return self.sources or (SEARCHED if self.query in ("text", "image") else TOGETHER)
 
     @property
     def name(self) -> str:
@@ -52,38 +59,40 @@ PUBLISHED_MIX: tuple[Kind, ...] = (
 )
 
 
-def load_kinds(
-    kinds: Sequence[Kind],
-    contents: Contents,
-    allowed: np.ndarray,
-    rule: CoOccurrence,
-    seed: int,
-    actions: tuple[str, ...] | None = None,
-) -> tuple[list[tuple[Kind, list[Pairs]]], list[str]]:
-    """The train pairs of each kind that the dataset has, and a note on each kind that it lacks.
+def load_sources(
+    kinds: Sequence[Kind], contents: Contents, rule: CoOccurrence, seed: int, actions: tuple[str, ...] | None
+) -> dict[Source, Pairs]:
+    """The train pairs of every source that the kinds name; `actions`: of these only (pairs without an action stay)."""
+    found: dict[Source, Pairs] = {}
+    for source in [source for kind in kinds for source in kind.takes()]:
+        if source in found:
+            continue
+        pairs = load_pairs(source, contents, "train", rule, seed)
+        if actions is not None:
+            pairs = pairs[np.isin(pairs.action.astype(str), [*actions, ""])]
+        found[source] = pairs
+    return found
 
-    `allowed`: (items,) bool, items that may be trained on. `actions`: only pairs of these (None: all); pairs without
-    an action stay.
+
+def divide(
+    sources: dict[Source, Pairs], kinds: Sequence[Kind], contents: Contents, allowed: np.ndarray
+) -> tuple[list[tuple[Kind, list[Pairs]]], list[str]]:
+    """The pairs of each kind that the dataset has, and a note on each kind that it lacks.
+
+    `allowed`: (items,) bool, items that may be trained on.
     """
-    loaded: dict[Source, Pairs] = {}
     found, notes = [], []
     for kind in kinds:
-        parts = []
-        for source in kind.sources:
-            if source not in loaded:
-                loaded[source] = load_pairs(source, contents, "train", rule, seed)
-            pairs = loaded[source]
-            if not pairs.can_query(kind.query) or not _teaches(source, kind):
-                continue
-            pairs = usable(pairs, contents, kind.query, kind.item, allowed)
-            if actions is not None:
-                pairs = pairs[np.isin(pairs.action.astype(str), [*actions, ""])]
-            if len(pairs):
-                parts.append(pairs)
+        parts = [
+            usable(sources[source], contents, kind.query, kind.item, allowed)
+            for source in kind.takes()
+            if sources[source].can_query(kind.query) and _teaches(source, kind)
+        ]
+        parts = [pairs for pairs in parts if len(pairs)]
         if parts:
             found.append((kind, parts))
         else:
-            notes.append(f"left out {kind.name}: the dataset has no such pairs ({', '.join(kind.sources)})")
+            notes.append(f"left out {kind.name}: the dataset has no such pairs ({', '.join(kind.takes())})")
     return found, notes
 
 

@@ -39,6 +39,10 @@ class Labels:
             same |= (mine[:, None] == theirs) & (mine[:, None] != NOBODY)
         return same
 
+    def to(self, device: torch.device) -> "Labels":
+        """The same on a device."""
+        return Labels(*(x.to(device) for x in (self.item, self.group, self.user)))
+
     def stacked(self) -> Tensor:
         """(n, 3) int64."""
         return torch.stack([self.item, self.group, self.user], dim=1)

@@ -9,6 +9,10 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from data.marketplace.config import Market
+from data.marketplace.simulate import simulate
+from data.prepare import prepare
+from data.sources.tabular import Tabular
 from moon_encoder.checkpoint import build_encoder
 from moon_encoder.config import DualTowerConfig, MllmConfig
 from moon_encoder.content import Content
@@ -145,3 +149,13 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, products: Path) -> Path
     with process_group() as ranks:
         pretrain(parse_config(pretrain_recipe(), Pretrain, "tiny"), Dataset(products), out, ranks, False)
     return out
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small marketplace, prepared (read only): searches by text and picture, clicks, carts and orders."""
+    root = tmp_path_factory.mktemp("market")
+    world = Market(days=6, items=150, users=80, sessions_per_day=150, image_size=24, cart_rate=0.6, order_rate=0.6)
+    simulate(world, root / "raw")
+    prepare(Tabular(root / "raw", root / "raw" / "columns.yaml"), root / "dataset")
+    return root / "dataset"

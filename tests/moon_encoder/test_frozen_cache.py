@@ -1,0 +1,83 @@
+"""What the frozen part made is computed once, and training on it is training on the pictures."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import Dataset
+from moon_encoder.checkpoint import build_encoder
+from moon_encoder.content import Content
+from moon_encoder.forms import Catalogue, Contents
+from moon_encoder.pairs import CoOccurrence, load_pairs
+from moon_encoder.shown import PLAIN, Shown, Views
+from tests.moon_encoder.conftest import dual_config, picture
+
+
+@pytest.fixture(scope="module")
+def shop(market) -> Contents:
+    return Contents.of(Dataset(market), Catalogue())
+
+
+@pytest.mark.parametrize("vision", [{}, {"trainable_from": 2}])
+def test_pictures_and_what_the_frozen_part_made_of_them_give_the_same_vectors(towers, vision):
+    encoder = build_encoder(dual_config(towers, vision=vision)).eval()
+    images = [picture(i) for i in range(4)]
+    frozen, words = encoder.frozen_images(images), encoder.frozen_texts(["red shirt", "blue watch men"])
+    assert frozen is not None and words is not None
+    plain = [Content("red shirt", images[0]), Content(image=images[1]), Content("blue watch men", images[2])]
+    given = [Content(words[0], frozen[0]), Content(image=frozen[1]), Content(words[1], frozen[2])]
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(encoder.prepare(given)), encoder(encoder.prepare(plain)), rtol=0, atol=1e-5)
+
+
+def test_the_digest_is_that_of_the_frozen_part(towers):
+    encoder = build_encoder(dual_config(towers, vision={"trainable_from": 2}))
+    before = encoder.frozen_digest()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.requires_grad:
+                parameter += 1.0
+    assert encoder.frozen_digest() == before
+    with torch.no_grad():
+        next(p for p in encoder.parameters() if not p.requires_grad).add_(1.0)
+    assert encoder.frozen_digest() != before
+    assert build_encoder(dual_config(towers, vision={"trainable_from": 1})).frozen_digest() != before
+
+
+def test_a_tower_that_is_trained_whole_has_nothing_to_keep(towers):
+    encoder = build_encoder(dual_config(towers, vision={"trainable_from": 0}, text={"trainable_from": 1}))
+    assert encoder.frozen_images([picture(0)]) is None and encoder.frozen_texts(["red"]) is None
+
+
+def test_rows_are_computed_once_and_shared_by_runs(shop, towers, tmp_path, monkeypatch):
+    encoder = build_encoder(dual_config(towers, vision={"trainable_from": 2})).eval()
+    made = []
+    frozen = encoder.frozen_images
+    monkeypatch.setattr(encoder, "frozen_images", lambda images: made.append(len(images)) or frozen(images))
+
+    def vectors(shown, items, view):
+        with torch.no_grad():
+            return encoder(shown.items(np.array(items), "title+image", view))
+
+    plain = Shown(shop, encoder, Views(), 0, None)
+    first = Shown(shop, encoder, Views(), 0, tmp_path)
+    for view in (PLAIN, 1):
+        torch.testing.assert_close(vectors(first, [3, 5, 3], view), vectors(plain, [3, 5, 3], view), rtol=0, atol=1e-3)
+    assert not torch.equal(vectors(first, [3], 1), vectors(first, [3], PLAIN)) and sum(made) == 4
+    again = Shown(shop, encoder, Views(), 0, tmp_path)
+    torch.testing.assert_close(vectors(again, [5, 9], 1), vectors(plain, [5, 9], 1), rtol=0, atol=1e-3)
+    assert sum(made) == 5  # only item 9 was new
+    vectors(Shown(shop, encoder, Views(), 1, tmp_path), [5], 1)  # another seed draws other views
+    vectors(Shown(shop, encoder, Views(), 1, tmp_path), [5], PLAIN)
+    assert sum(made) == 6
+
+
+def test_queries_by_picture_come_from_the_query_store(shop, towers, tmp_path):
+    encoder = build_encoder(dual_config(towers)).eval()
+    pairs = load_pairs("search_image", shop, "train", CoOccurrence())[:5]
+    for cache in (None, tmp_path):
+        shown = Shown(shop, encoder, Views(), 0, cache)
+        with torch.no_grad():
+            got = encoder(shown.queries(pairs, "image", PLAIN))
+            want = encoder(encoder.prepare([Content(image=shop.query_image(key)) for key in pairs.query]))
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
