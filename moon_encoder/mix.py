@@ -64,7 +64,8 @@ def load_sources(
 ) -> dict[Source, Pairs]:
     """The train pairs of every source that the kinds name; `actions`: of these only (pairs without an action stay)."""
     found: dict[Source, Pairs] = {}
-    for source in [source for kind in kinds for source in kind.takes()]:
+    named: list[Source] = [source for kind in kinds for source in kind.takes()]
+    for source in named:
         if source in found:
             continue
         pairs = load_pairs(source, contents, "train", rule, seed)

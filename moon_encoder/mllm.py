@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from PIL import Image
 from torch import Tensor
 
 from data.errors import InputError
 from moon_encoder.config import Lora, MllmConfig
-from moon_encoder.content import Content
+from moon_encoder.content import Content, has_text
 from moon_encoder.encoder import Encoder
 from moon_encoder.mllm_inputs import NOTHING, MllmInputs, Row
 from moon_encoder.mllm_scratch import TURN_END, TURN_START, model_config, patch_grid, train_tokenizer
@@ -128,15 +129,16 @@ class Mllm(Encoder):
 
     def _beginnings(self, contents: Sequence[Content], before: list[int]) -> list[Row]:
         """The tokens of each content: `before`, its picture, its text."""
-        texts = iter(self._encode([c.text for c in contents if (c.text or "").strip()]))
+        texts = iter(self._encode([str(c.text) for c in contents if has_text(c)]))
         rows = []
         for content in contents:
             ids, patches, grid, truncated = list(before), None, (0, 0), False
             if content.image is not None:
+                assert isinstance(content.image, Image.Image), "nothing of this encoder is frozen"
                 patches, grid = self.grid.cut(content.image)
                 start, end = self._around_image
                 ids += [start, *[self.image_token] * self.grid.tokens(grid), end]
-            if (content.text or "").strip():
+            if has_text(content):
                 encoded = next(texts)
                 ids, truncated = ids + encoded.ids, bool(encoded.overflowing)
             nothing = [NOTHING] * len(ids)
