@@ -55,7 +55,7 @@ def test_searches_are_those_of_the_split(shop):
 def test_behaviours_that_stand_together_are_those_of_a_plain_loop(films, gap, window):
     data = films.dataset
     behaviors, ends = data.behaviors(), split_ends(data)
-    liked = data.actions.index("liked")
+    liked, found = data.actions.index("liked"), 0
     for split, low, high in (("train", None, ends[0]), ("valid", ends[0], ends[1]), ("test", ends[1], None)):
         expected = []
         for user in range(len(behaviors.offsets) - 1):
@@ -71,8 +71,10 @@ def test_behaviours_that_stand_together_are_those_of_a_plain_loop(films, gap, wi
         rule = CoOccurrence(actions=("liked",), window=window, gap=gap)
         pairs = load_pairs("co_engagement", films, split, rule)  # type: ignore[arg-type]
         got = list(zip(*(x.tolist() for x in (pairs.query_item, pairs.item, pairs.user, pairs.ts)), strict=True))
-        assert sorted(got) == sorted(expected) and len(expected) > 1
-    assert set(pairs.action) == {"liked"}
+        assert sorted(got) == sorted(expected)
+        found += len(expected)
+        assert set(pairs.action) <= {"liked"}
+    assert found > 10
 
 
 def test_heavy_users_are_capped_by_seed(films):
