@@ -1,4 +1,4 @@
-"""The items: SKUs of products, categories, sellers, prices, bids, birthdays, styles, and titles that say part of it."""
+"""The items: SKUs of products with their looks, categories, sellers, prices, bids and birthdays."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,10 @@ import numpy as np
 import polars as pl
 
 from data.marketplace.config import Market
-from data.marketplace.style import COLOURS, Style, draw_styles
+from data.marketplace.looks import Looks, drawn_looks
+from data.marketplace.photographed import photographed_looks
 
-CATEGORIES = ("mug", "cushion", "lamp", "handbag", "t-shirt", "vase", "watch", "bottle")
-BASE_PRICE = np.array([12, 18, 45, 60, 20, 30, 90, 15], np.float64)
-ADJECTIVES = ("classic", "everyday", "new season", "handmade", "premium", "compact", "gift", "studio")
+BASE_PRICE = np.array([12, 18, 45, 60, 20, 30, 90, 15], np.float64)  # by category, currency units
 
 
 @dataclass(frozen=True)
@@ -18,25 +17,24 @@ class Items:
     """All SKUs, by item number; arrays are (items,) unless said otherwise.
 
     Attributes:
-        spu: product. category: index into CATEGORIES. seller. price: in currency units. born: day of the first
-            impression at the earliest. style: what the photo shows. vector: (items, STYLE_DIM), the style as numbers.
-        quality: what buyers learn of a product otherwise, N(0, 1). value: what a click is worth to the seller, in
-            currency units. bid: the most the seller pays for a click, at most `value`. reserve: the least a click
-            costs; an item that bids less takes no part. title: words.
+        looks: what they look like and are called. spu: product. category: index into `looks.categories`. vector:
+            (items, STYLE_DIM), the look as numbers. seller. price: in currency units. born: day of the first impression
+            at the earliest. quality: what buyers learn of a product otherwise, N(0, 1). value: what a click is worth to
+            the seller, in currency units. bid: the most the seller pays for a click, at most `value`. reserve: the
+            least a click costs; an item that bids less takes no part.
     """
 
+    looks: Looks
     spu: np.ndarray
     category: np.ndarray
+    vector: np.ndarray
     seller: np.ndarray
     price: np.ndarray
     born: np.ndarray
-    style: Style
-    vector: np.ndarray
     quality: np.ndarray
     value: np.ndarray
     bid: np.ndarray
     reserve: np.ndarray
-    title: list[str]
 
     def __len__(self) -> int:
         return len(self.spu)
@@ -52,8 +50,8 @@ class Items:
             {
                 "sku": skus,
                 "spu": self.spu,
-                "name": self.title,
-                "category": [CATEGORIES[c] for c in self.category],
+                "name": self.looks.title,
+                "category": [self.looks.categories[c] for c in self.category],
                 "shop": [f"shop-{s:04d}" for s in self.seller],
                 "price": self.price,
                 "photo": [f"{sku}.jpg" for sku in skus],
@@ -62,45 +60,29 @@ class Items:
 
 
 def make_items(market: Market) -> Items:
-    """The catalogue of a world: the SKUs of the logs, then those that go live in the later days, at the same rate."""
+    """The catalogue of a world: the SKUs of the logs, then those that go live in the later days.
+
+    Raises InputError if real photos are wanted and the folder does not have them.
+    """
     rng = np.random.default_rng([market.seed, 1])
-    products = max(1, round(market.items / market.skus_per_spu))
-    later_rate = market.born_later / (market.days - 1)  # a day, as a share of the products
-    later_products = round(products * later_rate * market.later_days)
-    spu = _skus(products, market.items, rng)
-    if later_products:
-        spu = np.concatenate([spu, products + _skus(later_products, round(later_products * market.skus_per_spu), rng)])
-    total, n = products + later_products, len(spu)
-    category = rng.integers(0, len(CATEGORIES), total)[spu]
+    looks = drawn_looks(market, rng) if market.photos is None else photographed_looks(market, rng)
+    spu, category = looks.spu, looks.category
+    total = int(spu.max()) + 1
     weight = np.arange(1, market.sellers + 1) ** -market.seller_tail
     seller = rng.choice(market.sellers, total, p=weight / weight.sum())[spu]
     price = np.round(BASE_PRICE[category] * rng.lognormal(0, 0.4, total)[spu], 2)
     born = np.where(rng.random(total) < market.born_later, rng.integers(1, market.days, total), 0)
-    born[products:] = market.days + rng.integers(0, max(1, market.later_days), later_products)
+    born[looks.products :] = market.days + rng.integers(0, max(1, market.later_days), total - looks.products)
     quality = rng.normal(size=total)[spu]
-    style = draw_styles(spu, rng)
-    adjective = rng.integers(0, len(ADJECTIVES), total)[spu]
-    named = rng.random(n) < market.colour_named
-    words = zip(adjective, named, style.colour(), category, spu, strict=True)
-    title = [
-        f"{ADJECTIVES[a]} {f'{COLOURS[colour]} ' if has else ''}{CATEGORIES[c]} no. {product}"
-        for a, has, colour, c, product in words
-    ]
     value = market.margin * price * market.cart_rate * market.order_rate
     shading = market.bid_shading * rng.lognormal(0, market.bid_spread, market.sellers)
     bid = value * np.minimum(shading, 1)[seller]
-    floor = [np.quantile(bid[category == c], market.reserve) if (category == c).any() else 0.0 for c in _categories()]
-    reserve = np.array(floor)[category]
-    return Items(spu, category, seller, price, born[spu], style, style.vector(), quality, value, bid, reserve, title)
-
-
-def _skus(products: int, skus: int, rng: np.random.Generator) -> np.ndarray:
-    """Product of each SKU, ascending; every product has one or more."""
-    return np.sort(np.concatenate([np.arange(products), rng.integers(0, products, max(0, skus - products))]))
-
-
-def _categories() -> range:
-    return range(len(CATEGORIES))
+    reserve = np.zeros(len(spu))
+    for c in np.unique(category):
+        reserve[category == c] = np.quantile(bid[category == c], market.reserve)
+    return Items(
+        looks, spu, category, looks.vector, seller, price, born[spu], quality, value, bid, reserve
+    )  # fmt: skip
 
 
 def sku_names(item: np.ndarray) -> list[str]:

@@ -24,7 +24,7 @@ class Market(Config):
     colour_named: float = Field(0.5, ge=0, le=1, description="share of titles that name the colour")
     sellers: int = Field(120, ge=1, description="sellers; products fall on them by a Zipf law")
     seller_tail: float = Field(1.1, gt=0, description="exponent of that law")
-    users: int = Field(2000, ge=10, description="users")
+    users: int = Field(500, ge=10, description="users")
     activity_tail: float = Field(1.0, ge=0, description="sigma of the lognormal number of sessions of a user")
     sessions_per_day: int = Field(2000, ge=10, description="sessions a day, one query each")
     image_queries: float = Field(0.2, ge=0, le=1, description="share of queries that are a photo")
@@ -48,6 +48,9 @@ class Market(Config):
     greed: float = Field(1.0, ge=0, description="exponent of bid x pCTR in the logging policy's lottery for a slot")
     cart_rate: float = Field(0.2, ge=0, le=1, description="carts a click")
     order_rate: float = Field(0.35, ge=0, le=1, description="orders a cart")
+    photos: str | None = Field(
+        None, description="folder of a real catalogue (items.parquet, images.tar as in fashion_products); None: drawn"
+    )
     image_size: int = Field(96, ge=16, le=1024, description="width and height of a photo, pixels")
 
     @model_validator(mode="after")

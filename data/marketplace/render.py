@@ -9,8 +9,8 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
-from data.marketplace.catalogue import CATEGORIES, Items
-from data.marketplace.style import PATTERNS
+from data.marketplace.looks import CATEGORIES, Looks
+from data.marketplace.style import PATTERNS, Style
 
 
 class PhotoTar:
@@ -42,15 +42,28 @@ def jpeg(photo: np.ndarray, quality: int) -> bytes:
     return data.getvalue()
 
 
-def catalogue_photo(items: Items, item: int, size: int, seed: int) -> np.ndarray:
+def catalogue_photo(looks: Looks, item: int, size: int, seed: int) -> np.ndarray:
     """The shop's photo of an item, (size, size, 3) uint8."""
-    image = _scene(items, item, size, float(items.style.clutter[item]), np.random.default_rng([seed, 2, item]))
+    assert looks.style is not None
+    image = _scene(looks, item, size, float(looks.style.clutter[item]), np.random.default_rng([seed, 2, item]))
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def query_photo(items: Items, item: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def query_photo(looks: Looks, item: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """A user's photo of an item, (size, size, 3) uint8: another background and angle, cropped, colour-cast, noisy."""
-    image = _scene(items, item, size, rng.random(), rng)
+    return snapshot(_scene(looks, item, size, rng.random(), rng), rng)
+
+
+def before_another_background(photo: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What `mask` (H, W) shows of a photo (H, W, 3), before a room; around [0, 1]."""
+    axis = ((np.arange(len(photo)) + 0.5) / len(photo) * 2 - 1).astype(np.float32)
+    room = _background(*np.meshgrid(axis, axis), rng.random(), rng)
+    return np.where(mask[:, :, None], photo, room)
+
+
+def snapshot(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A scene (size, size, 3) as a telephone sees it, uint8: cropped, colour-cast, noisy."""
+    size = len(image)
     keep = round(size * rng.uniform(0.7, 0.95))
     top, left = rng.integers(0, size - keep + 1, 2)
     cropped = (np.clip(image[top : top + keep, left : left + keep], 0, 1) * 255).astype(np.uint8)
@@ -60,7 +73,7 @@ def query_photo(items: Items, item: int, size: int, rng: np.random.Generator) ->
     return (np.clip(view, 0, 1) * 255).astype(np.uint8)
 
 
-def _scene(items: Items, item: int, size: int, clutter: float, rng: np.random.Generator) -> np.ndarray:
+def _scene(looks: Looks, item: int, size: int, clutter: float, rng: np.random.Generator) -> np.ndarray:
     """A product before a background, (size, size, 3) around [0, 1]; position and angle vary a little."""
     axis = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
     right, down = rng.uniform(-0.06, 0.06, 2).tolist()
@@ -69,25 +82,26 @@ def _scene(items: Items, item: int, size: int, clutter: float, rng: np.random.Ge
     x0, y0 = np.meshgrid(axis - right, axis - down)
     x, y = x0 * cosine - y0 * sine, x0 * sine + y0 * cosine
     canvas = _background(x0, y0, clutter, rng)
-    category, roundness = CATEGORIES[items.category[item]], float(items.style.roundness[item])
+    assert looks.style is not None
+    category, roundness = CATEGORIES[looks.category[item]], float(looks.style.roundness[item])
     mask = np.clip(_silhouette(category, x, y, roundness) * size / 4, 0, 1)[:, :, None]
     shadow = np.clip(_silhouette(category, x - 0.06, y - 0.08, roundness) * 6, 0, 1)[:, :, None]
-    surface = _surface(items, item, x, y, rng)
+    surface = _surface(looks.style, item, x, y, rng)
     if category == "watch":
         surface = _watch_face(surface, x, y)
     return canvas * (1 - 0.25 * shadow) * (1 - mask) + surface * mask
 
 
-def _surface(items: Items, item: int, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    light = 0.35 + 0.5 * float(items.style.light[item])
-    ground = hsv(float(items.style.hue[item]), 0.75, light)
-    mark = hsv(float(items.style.hue[item]) + 0.08, 0.35, min(1.0, light + 0.35) if light < 0.6 else light - 0.4)
-    pattern = _pattern(PATTERNS[items.style.pattern[item]], x, y)[:, :, None]
+def _surface(style: Style, item: int, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    light = 0.35 + 0.5 * float(style.light[item])
+    ground = hsv(float(style.hue[item]), 0.75, light)
+    mark = hsv(float(style.hue[item]) + 0.08, 0.35, min(1.0, light + 0.35) if light < 0.6 else light - 0.4)
+    pattern = _pattern(PATTERNS[style.pattern[item]], x, y)[:, :, None]
     colour = ground * (1 - pattern) + mark * pattern
     shade = 1.0 - 0.25 * np.clip(x * 0.8 + y * 0.4, -1, 1)
     noise = rng.standard_normal(x.shape, np.float32)
     noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
-    return colour * (shade * (1 + 0.35 * float(items.style.grain[item]) * noise))[:, :, None]
+    return colour * (shade * (1 + 0.35 * float(style.grain[item]) * noise))[:, :, None]
 
 
 def _watch_face(surface: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -4,9 +4,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from data.marketplace.catalogue import CATEGORIES, Items
+from data.marketplace.catalogue import Items
 from data.marketplace.config import Market
-from data.marketplace.style import COLOURS, HUE_DIMS, STYLE_DIM, colour_vector
+from data.marketplace.looks import Looks
+from data.marketplace.style import STYLE_DIM
 from data.marketplace.users import Users
 
 DAY = 86_400
@@ -18,10 +19,10 @@ class Query:
     """What S sessions search for.
 
     Attributes:
-        category: (S,) index into CATEGORIES. wanted: (S, STYLE_DIM), the style the query shows or names. pull: the same
-            shape, in [0, 1], how much of each dimension of the user's taste it replaces in this session.
-        photographed: (S,) item on the query's photo; -1: the query is a text. colour: (S,) index into COLOURS of the
-            word in the text; -1: none.
+        category: (S,) index into the categories. wanted: (S, STYLE_DIM), the style the query shows or names. pull: the
+            same shape, in [0, 1], how much of each dimension of the user's taste it replaces in this session.
+        photographed: (S,) item on the query's photo; -1: the query is a text. colour: (S,) index into the colours of
+            the word in the text; -1: none.
     """
 
     category: np.ndarray
@@ -34,11 +35,11 @@ class Query:
         """The queries of the sessions `rows`."""
         return Query(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def texts(self) -> list[str | None]:
+    def texts(self, looks: Looks) -> list[str | None]:
         """What was typed; None for a photo."""
         rows = zip(self.category, self.colour, self.photographed, strict=True)
         return [
-            None if photo >= 0 else (f"{COLOURS[colour]} " if colour >= 0 else "") + CATEGORIES[category]
+            None if photo >= 0 else (f"{looks.colours[colour]} " if colour >= 0 else "") + looks.categories[category]
             for category, colour, photo in rows
         ]
 
@@ -68,12 +69,13 @@ def draw_sessions(
     wish = np.exp(users.category[user])
     category = (np.cumsum(wish, 1) > rng.random((count, 1)) * wish.sum(1, keepdims=True)).argmax(1)
     photo = rng.random(count) < market.image_queries
-    colour = np.where(~photo & (rng.random(count) < market.colour_queries), rng.integers(0, len(COLOURS), count), -1)
+    words = rng.integers(0, len(items.looks.colours), count)
+    colour = np.where(~photo & (rng.random(count) < market.colour_queries), words, -1)
     photographed = np.where(photo, _liked(items, users, user, category, day, rng), -1)
     wanted, pull = np.zeros((2, count, STYLE_DIM))
     wanted[photo], pull[photo] = items.vector[photographed[photo]], market.query_pull
     named = colour >= 0
-    wanted[named, HUE_DIMS], pull[named, HUE_DIMS] = colour_vector(colour[named]), market.query_pull
+    wanted[named], pull[named] = items.looks.wanted[colour[named]], market.query_pull * items.looks.shown[colour[named]]
     return Sessions(user, at, Query(category, wanted, pull, photographed, colour))
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from data.errors import InputError
-from data.marketplace.catalogue import CATEGORIES, Items, make_items, sku_names
+from data.marketplace.catalogue import Items, make_items, sku_names
 from data.marketplace.config import MARKET_FILE, Market
 from data.marketplace.exposure import charges, draw
 from data.marketplace.render import PhotoTar
@@ -55,12 +55,13 @@ def simulate(market: Market, out: Path) -> Path:
     market.yaml under `out`.
 
     The folder appears when it is complete. Memory is bounded by a part of a day.
-    Raises InputError if `out` exists, or if a category has too few items on the first day.
+    Raises InputError if `out` exists, if a category has too few items on the first day, or for real photos that are
+    not there.
     """
     if out.exists():
         raise InputError(f"{out}: exists already; give a folder that does not")
     items = make_items(market)
-    fewest = min(len(items.alive(category, 0)) for category in range(len(CATEGORIES)))
+    fewest = min(len(items.alive(category, 0)) for category in range(len(items.looks.categories)))
     if fewest < market.slots:
         raise InputError(
             f"items = {market.items}: a category starts with {fewest} items, {market.slots} slots need more"
@@ -138,7 +139,7 @@ def log_part(
     response = respond(traffic.luck, shown.place, chance, market)
     rates.see(shown.item, response.done[0])
     price = charges(traffic.candidates, shown.place, pctr, items)
-    log = impressions(market, traffic, shown.item).with_columns(
+    log = impressions(items, market, traffic, shown.item).with_columns(
         p_shown=shown.propensity.ravel(),
         clicked=response.done[0].ravel().astype(np.int8),
         bid=items.bid[shown.item].ravel(),
@@ -147,7 +148,7 @@ def log_part(
     return traffic, log, actions(traffic, shown.item, response)
 
 
-def impressions(market: Market, traffic: Traffic, item: np.ndarray) -> pl.DataFrame:
+def impressions(items: Items, market: Market, traffic: Traffic, item: np.ndarray) -> pl.DataFrame:
     """One row an impression of items (S, slots): all that is known before anybody clicks."""
     sessions, slots = traffic.sessions, item.shape[1]
     ts = np.repeat(sessions.at, slots)
@@ -162,7 +163,7 @@ def impressions(market: Market, traffic: Traffic, item: np.ndarray) -> pl.DataFr
             "request": np.repeat(traffic.request, slots),
             "slot": np.tile(np.arange(1, slots + 1), len(item)),
             "hour": (ts - market.first_day) % DAY // 3600,
-            "query": pl.Series(query.texts(), dtype=pl.String).gather(row),
+            "query": pl.Series(query.texts(items.looks), dtype=pl.String).gather(row),
             "query_photo": pl.Series(photos, dtype=pl.String).gather(row),
         }
     )

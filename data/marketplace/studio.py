@@ -6,18 +6,22 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from data.images import TarImages
 from data.marketplace.catalogue import Items
 from data.marketplace.config import Market
-from data.marketplace.render import catalogue_photo, jpeg, query_photo
+from data.marketplace.looks import Looks
+from data.marketplace.photographed import foreground, read_photo
+from data.marketplace.render import before_another_background, catalogue_photo, jpeg, query_photo, snapshot
 
 WORTH_A_POOL = 3000  # photos; fewer are drawn before the processes have started
 AHEAD = 512
 
-_world: tuple[Items, Market] | None = None
+_world: tuple[Looks, Market, TarImages | None] | None = None
 
 
 class Studio:
@@ -54,13 +58,19 @@ class Studio:
 
 def _open_world(items: Items, market: Market) -> None:
     global _world
-    _world = items, market
+    tar = None if market.photos is None else TarImages(Path(market.photos) / "images.tar")
+    _world = items.looks, market, tar
 
 
 def _draw(job: tuple[int, int | None]) -> bytes:
     assert _world is not None
-    (items, market), (item, request) = _world, job
+    (looks, market, tar), (item, request) = _world, job
+    rng = np.random.default_rng([market.seed, 6, request or 0])
+    if tar is None:
+        if request is None:
+            return jpeg(catalogue_photo(looks, item, market.image_size, market.seed), 88)
+        return jpeg(query_photo(looks, item, market.image_size, rng), 75)
     if request is None:
-        return jpeg(catalogue_photo(items, item, market.image_size, market.seed), 88)
-    rng = np.random.default_rng([market.seed, 6, request])
-    return jpeg(query_photo(items, item, market.image_size, rng), 75)
+        return tar.read(looks.files[item])
+    photo = read_photo(tar, looks.files[item], market.image_size)
+    return jpeg(snapshot(before_another_background(photo, foreground(photo), rng), rng), 75)

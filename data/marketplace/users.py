@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from data.marketplace.catalogue import CATEGORIES
+from data.marketplace.catalogue import BASE_PRICE
 from data.marketplace.config import Market
 from data.marketplace.style import STYLE_DIM
 
@@ -45,7 +45,7 @@ def make_users(market: Market) -> Users:
     activity = rng.lognormal(0, market.activity_tail, n)
     return Users(
         rng.normal(size=(n, STYLE_DIM)),
-        rng.normal(size=(n, len(CATEGORIES))),
+        rng.normal(size=(n, len(BASE_PRICE))),
         rng.normal(0, 0.4, n),
         activity / activity.sum(),
         rng.integers(0, REGIONS, n),

@@ -124,7 +124,7 @@ class Ranked(Arm):
                 "history_end": ends,
                 "request_id": request,
                 "hour": (at - self.world.market.first_day) % DAY // 3600,
-                "query": pl.Series(query.texts(), dtype=pl.String),
+                "query": pl.Series(query.texts(self.world.items.looks), dtype=pl.String),
                 "query_photo": pl.Series(photos, dtype=pl.String),
             }
         )

@@ -9,7 +9,7 @@ import polars as pl
 
 from data.dataset import Dataset
 from data.errors import InputError
-from data.marketplace.catalogue import CATEGORIES, Items, make_items, sku_names
+from data.marketplace.catalogue import Items, make_items, sku_names
 from data.marketplace.config import Market, world_of
 from data.marketplace.simulate import ClickRates
 from data.marketplace.traffic import Traffic, draw_traffic, users_by_day
@@ -92,4 +92,4 @@ def _slices(items: Items, train_counts: np.ndarray) -> dict[str, np.ndarray]:
     """Items by slice: as in the slices of a run's metrics, for items instead of rows."""
     small = popularity(np.bincount(items.seller, train_counts).astype(np.int64)) == 2
     slices = {"all": np.ones(len(items), bool), "new_items": train_counts == 0, "small_sellers": small[items.seller]}
-    return slices | {f"category_{name}": items.category == c for c, name in enumerate(CATEGORIES)}
+    return slices | {f"category_{name}": items.category == c for c, name in enumerate(items.looks.categories)}

@@ -15,9 +15,12 @@ from data.errors import InputError
 from data.images import load_image, open_images
 from data.marketplace import studio
 from data.marketplace.__main__ import main
-from data.marketplace.catalogue import CATEGORIES, make_items
+from data.marketplace.catalogue import make_items
 from data.marketplace.config import Market, world_of
 from data.marketplace.exposure import chances, charges, draw, rank, retrieve
+from data.marketplace.looks import CATEGORIES
+from data.marketplace.photographed import look_vectors, measure
+from data.marketplace.render import catalogue_photo
 from data.marketplace.response import draw_luck, respond
 from data.marketplace.sessions import draw_sessions
 from data.marketplace.simulate import ClickRates, simulate
@@ -300,8 +303,8 @@ def test_photos_show_what_titles_do_not(raw):
         for i in range(len(items))
     ]
     seen = np.array([colorsys.rgb_to_hsv(*rgb)[0] for rgb in centre])
-    plain = (items.style.pattern == 0) & (items.category != CATEGORIES.index("lamp"))
-    off = np.abs((seen - items.style.hue + 0.5) % 1 - 0.5)[plain]
+    plain = (items.looks.style.pattern == 0) & (items.category != CATEGORIES.index("lamp"))
+    off = np.abs((seen - items.looks.style.hue + 0.5) % 1 - 0.5)[plain]
     assert np.median(off) < 0.03
     titles = pl.read_parquet(raw / "items.parquet")["name"]
     assert not titles.str.contains("stripes|dots|checks|waves").any()
@@ -331,3 +334,49 @@ def test_the_command_writes_the_world_of_its_fields(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "raw")
     assert pl.read_parquet(tmp_path / "raw" / "impressions" / "*.parquet")["time"].max() < 3 * 86_400
     assert yaml.safe_load((tmp_path / "raw" / "columns.yaml").read_text())["name"] == "marketplace"
+
+
+def test_real_photos_when_they_are_given(shared, tmp_path):
+    """Photos, titles and colours of a real catalogue; the rest of the world is as before."""
+    folder = str(shared / "datasets" / "fashion_products")
+    market = Market(photos=folder, days=4, later_days=2, items=400, users=60, sessions_per_day=120, image_size=64)
+    items = make_items(market)
+    assert (
+        len(items.looks.categories) == 8
+        and len(items) >= 400
+        and items.vector.std(0) == pytest.approx(np.ones(STYLE_DIM))
+    )
+    assert (items.born[items.spu >= items.looks.products] >= 4).all() and (
+        items.born[items.spu < items.looks.products] < 4
+    ).all()
+    titles = {}
+    for product, title, category in zip(items.spu, items.looks.title, items.category, strict=True):
+        assert titles.setdefault(product, (title, category)) == (title, category)
+    logs = simulate(market, tmp_path / "logs")
+    meta = prepare(Tabular(logs, logs / "columns.yaml"), tmp_path / "data")
+    real, ours = open_images({"kind": "tar", "path": f"{folder}/images.tar"}), {s["role"]: s for s in meta["images"]}
+    assert open_images(ours["item"]).read("sku-000007.jpg") == real.read(items.looks.files[7])
+    queries = open_images(ours["query"])
+    assert load_image(queries, next(iter(queries.keys()))).size == (64, 64)
+    wear = pl.read_parquet(f"{folder}/items.parquet")
+    colour = dict(wear.select("item_id", "base_colour").iter_rows())
+    worn = np.array([str(colour[int(name.split(".")[0])]) for name in items.looks.files])
+    for row, word in enumerate(items.looks.colours):  # a colour word wants the look of what has that colour
+        likeness = items.vector @ items.looks.wanted[row]
+        if (worn == word).sum() >= 10:
+            assert likeness[worn == word].mean() > likeness[worn != word].mean() + 1
+    with pytest.raises(InputError, match="photos of its 8 commonest types"):
+        make_items(market.model_copy(update={"items": 9000}))
+    with pytest.raises(InputError, match="no such file"):
+        make_items(market.model_copy(update={"photos": str(tmp_path)}))
+
+
+def test_looks_say_what_photos_differ_in():
+    """Measured looks of drawn photos tell hue, light and pattern of the style that drew them."""
+    items = make_items(Market(items=300, later_days=0))
+    photos = [catalogue_photo(items.looks, i, 96, 0) / np.float32(255) for i in range(300)]
+    vector = look_vectors(np.stack([measure(photo) for photo in photos]), items.category)
+    assert vector.std(0) == pytest.approx(np.ones(STYLE_DIM)) and abs(vector.mean()) < 1e-6
+    wide = np.column_stack([vector, np.ones(300)])
+    explained = 1 - (items.vector - wide @ np.linalg.lstsq(wide, items.vector, rcond=None)[0]).var(0)
+    assert (explained[:3] > 0.2).all() and explained[2] > 0.4  # hue's two dimensions, light
