@@ -83,6 +83,19 @@ class Picked:
         return self.vectors.take(self.rows[rows])
 
 
+class Masked:
+    """Other vectors, of which fewer count."""
+
+    def __init__(self, vectors: Vectors, present: np.ndarray) -> None:
+        self.vectors, self.present = vectors, present
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        return self.vectors.take(rows)
+
+
 class Relevance(Protocol):
     """Which gallery rows are right for a query."""
 
