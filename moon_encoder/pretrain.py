@@ -201,6 +201,7 @@ def pretrain(config: Pretrain, dataset: Dataset, out: Path, ranks: Ranks, resume
     }
     if ranks.first:
         facts = {"dataset": dataset.fingerprint, "steps": best.step, "test": test}
+        facts |= {"config": config.model_dump(mode="json")}
         save_encoder(trainer.encoder, run.encoder, config.name, "pretrain", facts)
         write_json(run.figures, found)
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.config import load_config
 from data.dataset import Dataset
+from data.fields import ShowFields
 from data.files import write_json
 from data.host import keep_freed_memory
 from data.local_ranks import SIGTERM_STATUS, spread
@@ -14,6 +15,8 @@ from data.local_ranks import SIGTERM_STATUS, spread
 
 def main(argv: list[str]) -> int:
     """Pretrain a multimodal LLM. Returns 143 if SIGTERM stopped it (the state is saved)."""
+    from moon_encoder.pretrain_config import Pretrain
+
     parser = argparse.ArgumentParser("moon encoder pretrain", description="Stage 1: generation tasks over a catalogue.")
     parser.add_argument("config", type=Path, help="recipe (YAML)")
     parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
@@ -23,9 +26,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (one a GPU)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--fields", action=ShowFields, model=Pretrain, help="show every field of a recipe")
     args = parser.parse_args(argv)
-    from moon_encoder.pretrain_config import Pretrain
-
     seed = [] if args.seed is None else [f"seed={args.seed}"]
     config = load_config(args.config, Pretrain, [*args.set, *seed])
     dataset = Dataset(args.data)

@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
 
 import moon
-from data.config import parse_config
+from data.config import load_config, parse_config
 from data.dataset import Dataset
+from data.prepare import prepare
+from data.sources.fashion_products import FashionProducts
 from features.ranks import process_group
 from moon_encoder.checkpoint import encoder_info, load_encoder
 from moon_encoder.content import Content
@@ -90,6 +93,7 @@ def test_it_learns_to_say_what_the_picture_shows(pretrained):
 def test_the_encoder_is_saved_and_its_vectors_tell_products_apart(pretrained):
     info = encoder_info(pretrained / "encoder")
     assert info.stage == "pretrain" and info.facts["test"]["items"] > 20
+    assert info.facts["config"]["held_out"] == {"key": "title", "valid": 0.1, "test": 0.2, "salt": ""}
     encoder = load_encoder(pretrained / "encoder")
     shown = [(c, k, s) for c in ("Red", "Blue", "Green") for k in ("Shirts", "Watches", "Shoes") for s in (900, 901)]
     with torch.no_grad():
@@ -194,3 +198,26 @@ def test_a_saved_encoder_answers_questions(pretrained):
     shown = [Content(image=drawing(colour, "Shirts", 950)) for colour in ("Red", "Blue", "Green", "Yellow")]
     said = encoder.answers(encoder.prepare_questions(shown, [[("Colour?", None)]] * 4), longest=8)
     assert sum(a == b for a, b in zip(said, ("Red", "Blue", "Green", "Yellow"), strict=True)) >= 3
+
+
+def test_the_recipe_of_fashion_products_pretrains(shared, tmp_path):
+    """The shipped recipe on two hundred real products, with one small batch."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    pl.read_parquet(shared / "datasets/fashion_products/items.parquet").head(200).write_parquet(raw / "items.parquet")
+    (raw / "images.tar").symlink_to((shared / "datasets/fashion_products/images.tar").resolve())
+    prepare(FashionProducts(raw), tmp_path / "dataset")
+    recipe = Path(__file__).parents[2] / "experiments" / "configs" / "fashion_mllm_pretrain.yaml"
+    assert load_config(recipe, Pretrain).name == recipe.stem
+    less = ["train.epochs=1", "train.batch_size=8", "judged.valid_items=8", "judged.test_items=8"]
+    words = [word for change in less for word in ("--set", change)]
+    assert moon.main(command(recipe, tmp_path / "dataset", tmp_path / "run", *words)) == 0
+    tasks = json.loads((tmp_path / "run" / "figures.json").read_text())["test"]["tasks"]
+    assert len(tasks) == 9 and all(task["perplexity"] < 2048 for task in tasks.values())
+
+
+def test_the_command_shows_its_fields(capsys):
+    with pytest.raises(SystemExit) as ended:
+        moon.main(["encoder", "pretrain", "--fields"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and "kv_heads" in shown and "questions" in shown and "prompts" in shown
