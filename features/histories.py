@@ -14,7 +14,7 @@ import polars as pl
 from data.arrays import open_array
 from data.dataset import Behaviors, Dataset
 
-PIECE = 1 << 24
+PIECE = 1 << 20  # behaviours looked at at once
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _selection(behaviors: Behaviors, actions: tuple[int, ...]) -> np.ndarray:
     return open_array(path)
 
 
-def _write_selection(path: Path, behaviors: Behaviors, actions: tuple[int, ...], chunk: int = 1 << 24) -> None:
+def _write_selection(path: Path, behaviors: Behaviors, actions: tuple[int, ...], chunk: int = PIECE) -> None:
     total = len(behaviors.action)
     pieces = range(0, total, chunk)
     count = sum(int(np.isin(behaviors.action[i : i + chunk], actions).sum()) for i in pieces)

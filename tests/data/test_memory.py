@@ -64,6 +64,8 @@ print(json.dumps({"rows": rows, "rows_per_second": rows / (time.monotonic() - be
                   "start_mib": start, "peak_mib": peak(), "own_mib_at_end": memory("RssAnon")}))
 """
 
+LATER = 7_001
+
 SPEC = {
     "features": [
         {"kind": "id", "name": "user", "column": "user"},
@@ -87,7 +89,7 @@ def measured(what: str, source: Path, out: Path, pieces: int = 0) -> dict[str, f
 
 
 def replicate(source: Path, target: Path, times: int, *, new_users: bool, users: int | None = None) -> Path:
-    """The log `times` over, as users of their own or as the same users rating again, months after the last copy.
+    """The log `times` over, as users of their own or as the same users rating again, LATER seconds after the last copy.
 
     `users`: take the first so many only.
     """
@@ -95,9 +97,8 @@ def replicate(source: Path, target: Path, times: int, *, new_users: bool, users:
     (target / "items.parquet").symlink_to((source / "items.parquet").resolve())
     log = pl.scan_parquet(source / "ratings.parquet")
     log = log if users is None else log.filter(pl.col("user_id").rank("dense") <= users)
-    ids = log.select(users=pl.col("user_id").max() + 1, span=pl.col("ts").max() - pl.col("ts").min() + 1).collect()
-    shift = ids["users"][0] if new_users else 0
-    later = 0 if new_users else min(ids["span"][0], 40_000_000)
+    shift = log.select(pl.col("user_id").max() + 1).collect().item() if new_users else 0
+    later = 0 if new_users else LATER
     copies = [log.with_columns(pl.col("user_id") + k * shift, pl.col("ts") + k * later) for k in range(times)]
     pl.concat(copies).sink_parquet(target / "ratings.parquet", row_group_size=1 << 17)
     return target
