@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     asked = Asked(contents, allowed, split, args.queries, args.pairs, args.query_images, args.same)
     found: dict[str, Any] = {"subject": subject.name, "baseline": baseline and baseline.name, "part": part}
     found |= {"dim": subject.dim, "content": subject.content, "dataset": dataset.fingerprint, "data": str(args.data)}
-    found["tasks"], found["left_out"], _ = judge(args.task or list(TASKS), asked, subject, baseline, bool(args.html))
+    found["tasks"], found["left_out"], _ = judge(args.task or list(TASKS), asked, subject, baseline, False)
     if args.task and found["left_out"]:
         name, reason = next(iter(found["left_out"].items()))
         raise InputError(f"--task {name}: {reason}")

@@ -194,9 +194,8 @@ def test_held_out_items_are_the_test(data, towers, tmp_path):
 def test_mistakes_are_one_line(data, encoder, towers, tmp_path, capsys):
     words = ["--data", data]
     assert "no encoder (encoder.json is missing)" in fails(capsys, tmp_path, *words)
-    assert "--same colour: the catalogue has no such column" in fails(
-        capsys, encoder, *words, "--task", "item-item", "--same", "colour"
-    )
+    colour = fails(capsys, encoder, *words, "--task", "item-item", "--same", "colour")
+    assert "--same colour: the catalogue has no such column" in colour
     assert "no pairs of a query text" in fails(capsys, encoder, *words, "--task", "text-search")
     pl.DataFrame({"item_id": [3, 999], "query_text": ["a", "b"]}).write_csv(tmp_path / "p.csv")
     told = fails(capsys, encoder, *words, "--pairs", tmp_path / "p.csv", "--task", "text-search")
