@@ -91,13 +91,13 @@ def measure(photo: np.ndarray) -> np.ndarray:
     return np.concatenate([group / np.sqrt(len(group)) for group in groups])
 
 
-def look_vectors(measured: np.ndarray, category: np.ndarray) -> np.ndarray:
-    """(n, STYLE_DIM) whitened principal components of measures (n, F), centred within each category."""
+def look_vectors(measured: np.ndarray, category: np.ndarray, dim: int = STYLE_DIM) -> np.ndarray:
+    """(n, dim) whitened principal components of measures (n, F), centred within each category."""
     centred = measured.astype(np.float64)
     for c in np.unique(category):
         centred[category == c] -= centred[category == c].mean(0)
     centred /= centred.std(0) + 1e-6
     scores, _, axes = np.linalg.svd(centred, full_matrices=False)
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
-    vector = (scores * signs)[:, :STYLE_DIM]
+    vector = (scores * signs)[:, :dim]
     return vector / vector.std(0)
