@@ -41,7 +41,9 @@ class Pretrainer:
         self.tasks = Tasks.of(config.tasks, items)
         self.parts = self._parts(config.held_out.parts(items))
         self.encoder = self._start(goes_on).to(ranks.device)
-        faults = Faults(run.root / f"problems{f'-rank{ranks.rank}' if ranks.rank else ''}.jsonl", items["item_id"])
+        faults = Faults(
+            run.root / f"problems{f'-rank{ranks.rank}' if ranks.rank else ''}.jsonl", items["item_id"].to_list()
+        )
         self.batches = QuestionBatches(self.encoder, self.contents, self.tasks, faults)
         if ranks.first:
             self._tell_empty(faults)
