@@ -9,10 +9,11 @@ import polars as pl
 
 from data.dataset import Dataset
 from data.errors import InputError
-from data.files import write_json
+from data.files import write_json, write_text
 from data.host import keep_freed_memory, peak_rss_bytes
 from data.source import read_csv_chunks, read_parquet
 from moon_encoder.forms import Catalogue, Contents
+from moon_encoder.gallery import page
 from moon_encoder.held_out import TEST, VALID
 from moon_encoder.items import ITEM_FORMS
 from moon_encoder.recall_judge import judge
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--same", help="item-item: a catalogue column whose equal values are right")
     parser.add_argument("--product", help="catalogue column of the product: all its items are right in a search")
     parser.add_argument("--queries", type=int, default=QUERIES, help=f"most queries a task, drawn (default: {QUERIES})")
+    parser.add_argument("--html", type=Path, help="write a page of queries with their neighbours here")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
     keep_freed_memory()
@@ -63,7 +65,8 @@ def main(argv: list[str]) -> int:
     asked = Asked(contents, allowed, split, args.queries, args.pairs, args.query_images, args.same)
     found: dict[str, Any] = {"subject": subject.name, "baseline": baseline and baseline.name, "part": part}
     found |= {"dim": subject.dim, "content": subject.content, "dataset": dataset.fingerprint, "data": str(args.data)}
-    found["tasks"], found["left_out"], _ = judge(args.task or list(TASKS), asked, subject, baseline, False)
+    tasks = args.task or list(TASKS)
+    found["tasks"], found["left_out"], shown = judge(tasks, asked, subject, baseline, examples=bool(args.html))
     if args.task and found["left_out"]:
         name, reason = next(iter(found["left_out"].items()))
         raise InputError(f"--task {name}: {reason}")
@@ -75,6 +78,9 @@ def main(argv: list[str]) -> int:
     print(text(found))
     if args.json:
         write_json(args.json, found)
+    if args.html:
+        write_text(args.html, page(found, shown))
+        print(f"gallery: {args.html}")
     return 0
 
 

@@ -203,3 +203,19 @@ def test_mistakes_are_one_line(data, encoder, towers, tmp_path, capsys):
     sighted = build_encoder(dual_config(towers).model_copy(update={"text": None}))
     save_encoder(sighted, tmp_path / "sighted", "sighted", "initial")
     assert "the encoder reads no texts" in fails(capsys, tmp_path / "sighted", *words, "--task", "title-image")
+
+
+def test_the_page_shows_queries_hardest_first_with_marks_and_needs_no_network(data, encoder, tmp_path):
+    html = tmp_path / "gallery.html"
+    found = recall(tmp_path, encoder, "--data", data, "--same", "category", "--html", html)
+    page = html.read_text()
+    assert "http:" not in page and "https:" not in page
+    assert not any(f"@{name}@" in page for name in ("title", "facts", "links", "sections"))
+    assert page.count("<section ") == len(found["tasks"]) - 1  # next-item has no queries to look at
+    first = page.split('id="image-search"')[1].split("</section>")[0].split("Drawn by chance")[0]
+    ranks = [int(part.split("<")[0].replace(",", "")) for part in first.split("right item at rank ")[1:]]
+    assert len(ranks) == WITH_QUERY and ranks == sorted(ranks, reverse=True)
+    hits = found["tasks"]["image-search"]["hr@1"]["value"] * WITH_QUERY
+    assert first.count("data-wrong") == round(WITH_QUERY - hits) and first.count("<article") == WITH_QUERY
+    assert first.count("✓") + first.count("✗") == 8 * WITH_QUERY and first.count("data:image/jpeg") == 10 * WITH_QUERY
+    assert f"{found['tasks']['image-search']['mrr']['value']:.4f}" in page
