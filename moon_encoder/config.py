@@ -36,13 +36,27 @@ class Pretrained(Config):
 
 
 class VisionTowerConfig(Pretrained):
-    """A vision model of `transformers`; its vector is the mean over the positions of one hidden state."""
+    """A vision model of `transformers`; its vector is the mean over the positions of a hidden state, or of several."""
 
     hidden_state: int = Field(-1, description="index into the model's hidden_states, -1: the last")
     image_size: int | None = Field(None, ge=16, description="pixels a side (square, no crop); None: the processor's")
     trainable_from: int | None = Field(
         None, ge=0, description="first hidden state whose block is trained (0: everything); None: the tower is frozen"
     )
+    pooled: dict[int, Literal["mean", "gem"]] | None = Field(
+        None,
+        description="hidden states of a frozen tower that are pooled (gem: the cubic mean, Radenovic et al., arXiv "
+        "1711.02512), scaled to length 1 and joined, in place of the mean of hidden_state",
+    )
+    whiten: bool = Field(
+        False, description="training of a new encoder starts from the PCA whitening of its train items' picture vectors"
+    )
+
+    @model_validator(mode="after")
+    def _pooled_is_frozen(self) -> "VisionTowerConfig":
+        if self.pooled and (self.trainable_from is not None or min(self.pooled) < 0):
+            raise ValueError("pooled is for a frozen tower (trainable_from: null) and counts states from 0")
+        return self
 
 
 class TextTowerConfig(Pretrained):

@@ -110,11 +110,14 @@ def _picked(owners: Tensor, total: int, rows: slice | Tensor) -> tuple[Tensor, T
 class Projection(nn.Module):
     """B x + MLP(norm x), see the module."""
 
-    def __init__(self, width: int, dim: int, hidden: int) -> None:
+    def __init__(self, width: int, dim: int, hidden: int, whiten: bool = False) -> None:
         super().__init__()
-        self.base = nn.Identity() if width == dim else nn.Linear(width, dim, bias=False)
+        plain = width == dim and not whiten
+        self.base = nn.Identity() if plain else nn.Linear(width, dim, bias=whiten)
         if isinstance(self.base, nn.Linear):
             nn.init.orthogonal_(self.base.weight)
+            if whiten:
+                nn.init.zeros_(self.base.bias)
         self.residual = _residual(width, dim, hidden, norm=True)
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -154,7 +157,7 @@ class DualTower(Encoder):
         widths = [tower.dim for tower in (vision, text) if tower is not None]
         self.dim = config.dim or widths[0]
         self.matryoshka = tuple(sorted(m for m in config.matryoshka if m < self.dim))
-        self.project_image = vision and Projection(vision.dim, self.dim, config.hidden)
+        self.project_image = vision and Projection(vision.dim, self.dim, config.hidden, vision.config.whiten)
         self.project_text = text and Projection(text.dim, self.dim, config.hidden)
         self.fusion = Fusion(self.dim, config.hidden) if vision and text else None
 
@@ -226,7 +229,7 @@ class DualTower(Encoder):
         """sha256 over the picture's way through the frozen blocks."""
         found = hashlib.sha256()
         if self.vision is not None:
-            found.update(f"{self.vision.size} {len(self.vision.tail)}".encode())
+            found.update(f"{self.vision.size} {len(self.vision.tail)} {self.vision.config.pooled}".encode())
             state = self.vision.model.state_dict() | {"scale": self.vision.scale, "shift": self.vision.shift}
             for name, value in state.items():
                 found.update(name.encode() + value.cpu().numpy().tobytes())

@@ -16,6 +16,7 @@ from data.host import peak_rss_bytes
 from features.ranks import Ranks
 from moon_encoder.checkpoint import save_encoder
 from moon_encoder.contrast import Contrast, Vectors, prefix_weights
+from moon_encoder.dual_tower import DualTower
 from moon_encoder.encoder import Encoder
 from moon_encoder.forms import Contents
 from moon_encoder.grad_cache import backward
@@ -32,14 +33,23 @@ from moon_encoder.run_checkpoint import Checkpoints
 from moon_encoder.shown import Shown
 from moon_encoder.train_log import TrainLog
 from moon_encoder.valid_search import SearchTask
+from moon_encoder.whiten import fit_whitening
 
 
 class Posttrainer:
     """One run: builds or restores its state and walks the batches."""
 
     def __init__(
-        self, config: Posttrain, dataset: Dataset, encoder: Encoder, run: RunFolder, ranks: Ranks, cache: Path | None
+        self,
+        config: Posttrain,
+        dataset: Dataset,
+        encoder: Encoder,
+        run: RunFolder,
+        ranks: Ranks,
+        cache: Path | None,
+        new: bool = False,
     ) -> None:
+        """`new`: the encoder has not been trained here before, so that what is fitted to the data is still to be."""
         self.config, self.run, self.ranks = config, run, ranks
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
@@ -52,6 +62,8 @@ class Posttrainer:
             for search in config.valid
         ]
         self.data: dict[str, Any] = {}
+        if new and isinstance(encoder, DualTower) and encoder.vision and encoder.vision.config.whiten:
+            self.data["whitened_on"] = fit_whitening(encoder, self.shown, parts == TRAIN)
         kinds = self._kinds(parts == TRAIN)
         self.batches = PairBatches(config, kinds, self.shown, parts == TRAIN, ranks)
         self.names = [kind.name for kind, _ in kinds]
@@ -228,7 +240,7 @@ def posttrain(
     run = RunFolder(out)
     facts = {"dataset": dataset.fingerprint, "init": start["fingerprint"]}
     goes_on = run.open(config, facts, ranks, resume)
-    trainer = Posttrainer(config, dataset, encoder, run, ranks, cache)
+    trainer = Posttrainer(config, dataset, encoder, run, ranks, cache, new=start["stage"] == "initial")
     if goes_on:
         trainer.resume()
     trainer.fit()

@@ -6,12 +6,14 @@ statistics. Shapes: n contents, S pixels a side, C channels, D width, L tokens.
 """
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
 from PIL import Image
 from torch import Tensor, nn
@@ -85,6 +87,7 @@ class VisionTower(_Tower):
             states = self.model(probe, output_hidden_states=True).hidden_states
         first = self.config.trainable_from
         wanted = self.config.hidden_state + (len(states) if self.config.hidden_state < 0 else 0)
+        wanted = max(self.config.pooled) if self.config.pooled else wanted
         if not 0 <= wanted < len(states) or (first is not None and first > wanted):
             raise InputError(
                 f"{folder}: hidden_state {self.config.hidden_state} and trainable_from {first} do not fit a model with "
@@ -109,7 +112,23 @@ class VisionTower(_Tower):
             same = self._tail(self._head(probe))
         if same.shape != state.shape or not torch.allclose(same, state, atol=1e-4, rtol=1e-3):
             raise InputError(f"{folder}: the blocks of this vision model cannot be run one after the other")
-        self.dim = _pooled(state).shape[1]
+        self._watch(blocks, offset)
+        with torch.no_grad():
+            vector = self.frozen(torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8))
+        self.dim = vector.shape[1] if self.config.pooled else _pooled(state).shape[1]
+
+    def _watch(self, blocks: nn.ModuleList, offset: int) -> None:
+        """Keep the pooled hidden states of the run that goes on in a thread."""
+        self._seen = threading.local()
+        for state, how in (self.config.pooled or {}).items():
+            if state < offset:
+                raise InputError(f"vision.pooled: no block makes hidden state {state}; the first is {offset}")
+
+            def keep(_module: nn.Module, _inputs: Any, output: Any, state: int = state, how: str = how) -> None:
+                hidden = output[0] if isinstance(output, tuple) else output
+                self._seen.vectors[state] = _gem(hidden) if how == "gem" else _pooled(hidden)
+
+            blocks[state - offset].register_forward_hook(keep)
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """Decoded pictures (n) -> (n, 3, S, S) uint8, resized as the checkpoint's processor does, not cropped."""
@@ -125,7 +144,10 @@ class VisionTower(_Tower):
 
     def frozen(self, pixels: Tensor) -> Tensor:
         """(n, 3, S, S) uint8 -> the output of the blocks that are not trained; the vector (n, D) if all are frozen."""
+        self._seen.vectors = {}
         hidden = self._head(self.normalised(pixels))
+        if self.config.pooled:
+            return torch.cat([F.normalize(self._seen.vectors[state], dim=1) for state in self.config.pooled], dim=1)
         return hidden if len(self.tail) else _pooled(hidden)
 
     def trained(self, frozen: Tensor) -> Tensor:
@@ -267,6 +289,12 @@ def _blocks(model: nn.Module, states: int, folder: Path) -> tuple[str, int]:
         if length in (states, states - 1):
             return name, states - length
     raise InputError(f"{folder}: no list of {states} blocks found in this model; it cannot be a tower")
+
+
+def _gem(hidden: Tensor) -> Tensor:
+    """Cubic mean over the positions of activations that are not negative: as `_pooled`."""
+    positive = hidden.float().clamp(min=1e-6).pow(3)
+    return (positive.mean((2, 3)) if hidden.ndim == 4 else positive.mean(1)).pow(1 / 3)
 
 
 def _pooled(hidden: Tensor) -> Tensor:
