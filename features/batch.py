@@ -30,6 +30,14 @@ class SequenceBatch:
     side: Tensor | None = None
     numbers: dict[str, Tensor] = field(default_factory=dict)
 
+    def take(self, kept: Tensor) -> "SequenceBatch":
+        """The behaviours `kept` (K,), ascending indices, of the same samples."""
+        row = self.row.index_select(0, kept)
+        lengths = torch.zeros_like(self.lengths).index_add(0, row, torch.ones_like(row))
+        side = None if self.side is None else self.side.index_select(0, kept)
+        numbers = {name: values.index_select(0, kept) for name, values in self.numbers.items()}
+        return SequenceBatch(lengths, row, self.item.index_select(0, kept), side, numbers)
+
 
 @dataclass
 class Batch:

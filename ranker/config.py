@@ -5,10 +5,38 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data.config import Config
-from features.spec import FeatureSpec, Name
+from features.spec import FeatureSpec, Name, is_item
 from ranker.content_config import Mechanism, numbers_of, sequences_of
 
 Activation = Literal["relu", "sigmoid", "dice", "prelu"]
+
+
+class SimilaritySide(Config):
+    """The SimTier tier of a behaviour's cosine with the target, embedded as side information of the behaviour."""
+
+    vectors: Name = Field(description="which of features.vectors")
+    dim: int = Field(8, ge=1, description="width of a tier's embedding")
+
+
+class Search(Config):
+    """Which behaviours of a long history an attention sees; everything after it works on those alone."""
+
+    kind: Literal["cosine", "inner", "category", "simhash"] = Field(
+        description="cosine: of vectors (MUSE); inner: inner product of the id embeddings (SIM soft); category: those "
+        "of the target's category, the most recent (SIM hard); simhash: agreeing signs of random projections of the "
+        "id embeddings (ETA)"
+    )
+    top: int = Field(50, ge=1, description="behaviours kept")
+    vectors: Name | None = Field(None, description="cosine: which of features.vectors")
+    category: Name | None = Field(None, description="category: item feature of kind id")
+    bits: int = Field(64, ge=1, description="simhash: random projections")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Search":
+        for kind, field in (("cosine", "vectors"), ("category", "category")):
+            if (self.kind == kind) != (getattr(self, field) is not None):
+                raise ValueError(f"search: {field} belongs to kind {kind}, and kind {kind} needs it")
+        return self
 
 
 class SequenceModel(Config):
@@ -20,6 +48,22 @@ class SequenceModel(Config):
     softmax: bool = Field(False, description="din: normalise the weights over the history (the paper does not)")
     heads: int = Field(4, ge=1, description="mha: attention heads")
     head_dim: int = Field(16, ge=1, description="mha: width of a head")
+    similarity_attention: Name | None = Field(
+        None, description="din, mha: vectors whose cosine with the target is fused into the scores (SA-TA)"
+    )
+    similarity_side: SimilaritySide | None = Field(None, description="cosine as side information of a behaviour")
+    search: Search | None = Field(None, description="find the behaviours that matter first; None: all of them")
+
+    @model_validator(mode="after")
+    def _scores_exist(self) -> "SequenceModel":
+        if self.kind == "mean" and self.similarity_attention:
+            raise ValueError("similarity_attention needs attention scores: kind din or mha")
+        return self
+
+    def vectors(self) -> list[str]:
+        """Names of the features.vectors it reads."""
+        found = [self.similarity_attention, self.similarity_side and self.similarity_side.vectors]
+        return [name for name in [*found, self.search and self.search.vectors] if name]
 
 
 class Interaction(Config):
@@ -134,7 +178,19 @@ class Recipe(Config):
                         f"model.content: {config.kind} reads {number!r} of the behaviours; "
                         f"add it to the numbers of sequence {name!r}"
                     )
-        unread = [v for v in vectors if all(config.vectors != v for config in self.model.content)]
+        read = {config.vectors for config in self.model.content}
+        for name, model in self.model.sequences.items():
+            strange = [v for v in model.vectors() if v not in vectors]
+            if strange:
+                raise ValueError(f"model.sequences.{name}: no vectors {strange[0]!r} in features.vectors")
+            read |= set(model.vectors())
+            ids = [f.name for f in self.features.features if f.kind == "id" and is_item(f)]
+            if model.search and model.search.category and model.search.category not in ids:
+                raise ValueError(
+                    f"model.sequences.{name}.search: {model.search.category!r} is no item feature of kind id "
+                    f"(those are: {', '.join(ids)})"
+                )
+        unread = [v for v in vectors if v not in read]
         if unread:
-            raise ValueError(f"features.vectors {unread[0]!r} are read by nothing in model.content")
+            raise ValueError(f"features.vectors {unread[0]!r} are read by nothing in model")
         return self

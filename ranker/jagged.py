@@ -49,8 +49,10 @@ def masked_segment_softmax(scores: Tensor, known: Tensor, row: Tensor, lengths: 
 
 
 def segment_ranks(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
-    """Rank (N,) int64 of each score in its segment, 0 for the largest; of equal ones the earlier comes first."""
-    order = torch.argsort(row.double() * 8 - scores.detach().double().clamp(-3, 3), stable=True)
+    """Rank (N,) int64 of each score in its segment, 0 for the largest; of equal ones the later comes first."""
+    falling = torch.argsort(scores.detach().flip(0), descending=True, stable=True)
+    falling = len(row) - 1 - falling
+    order = falling.index_select(0, torch.argsort(row.index_select(0, falling), stable=True))
     starts = torch.cumsum(lengths, 0) - lengths
     ranks = torch.empty_like(row)
     ranks[order] = torch.arange(len(row), device=row.device) - starts.index_select(0, row)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from features.batch import Batch
 from ranker.item_vectors import Content
 from ranker.similarity import Cosines, cosines
@@ -13,8 +15,8 @@ class Evidence:
     """One batch: the embedded behaviours of every sequence and the content of every store, by name."""
 
     batch: Batch
-    behaviours: dict[str, Behaviours]
     content: dict[str, Content]
+    behaviours: dict[str, Behaviours] = field(default_factory=dict)
     _cosines: dict[tuple[str, str], Cosines] = field(default_factory=dict)
 
     def cosines(self, vectors: str, sequence: str) -> Cosines:
@@ -25,3 +27,10 @@ class Evidence:
             behaviours = self.behaviours[sequence].sequence
             self._cosines[key] = cosines(behaviours, c, c.unit_target_BM, c.target_present_B)
         return self._cosines[key]
+
+    def narrow(self, sequence: str, kept: Tensor) -> None:
+        """From here on only the behaviours `kept` (K,) of `sequence` are to be seen, ascending indices."""
+        self.behaviours[sequence] = self.behaviours[sequence].take(kept)
+        for key, found in self._cosines.items():
+            if key[1] == sequence:
+                self._cosines[key] = Cosines(found.values.index_select(0, kept), found.known.index_select(0, kept))

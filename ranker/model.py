@@ -16,8 +16,9 @@ from ranker.item_vectors import VectorTables, is_trained
 from ranker.jagged import segment_mean
 from ranker.mechanism import Evidence
 from ranker.mechanisms import mechanism
+from ranker.sequence_interest import SequenceInterest
 from ranker.tables import Tables
-from ranker.target_attention import Behaviours, sequence_module
+from ranker.target_attention import Behaviours, Side
 
 
 class Ranker(nn.Module):
@@ -44,9 +45,9 @@ class Ranker(nn.Module):
             item_dim = sum(dims[f] for f in sequence.fields)
             side_dim = sum(dims[side_name(sequence, f)] for f in sequence.side)
             embedding_dims[sequence.name] = item_dim + side_dim
-            module = sequence_module(item_dim, side_dim, config)
+            module = SequenceInterest(sequence.name, item_dim, side_dim, config)
             self.interests[sequence.name] = module
-            width += int(module.width)  # pyright: ignore[reportArgumentType]
+            width += module.width
         self.content = nn.ModuleList(
             mechanism(config, self.vectors.dims, embedding_dims) for config in recipe.model.content
         )
@@ -84,19 +85,14 @@ class Ranker(nn.Module):
             rows[name] = segment_mean(rows[name], lengths)
         parts = [rows[name] for name in self.row_features]
         parts += [rows[name].index_select(0, batch.target) for name in self.item_features]
-        embedded: dict[str, Behaviours] = {}
+        evidence = Evidence(batch, self.vectors(rows, batch))
         for sequence in self.spec.sequences:
-            items_UD = torch.cat([rows[f] for f in sequence.fields], 1)
-            side = [rows[side_name(sequence, f)] for f in sequence.side]
-            behaviours = Behaviours(
-                batch.sequences[sequence.name],
-                items_UD,
-                torch.cat(side, 1) if side else None,
-                items_UD.index_select(0, batch.target),
-            )
-            embedded[sequence.name] = behaviours
-            parts.append(self.interests[sequence.name](behaviours))
-        evidence = Evidence(batch, embedded, self.vectors(rows, batch))
+            name, items_UD = sequence.name, torch.cat([rows[f] for f in sequence.fields], 1)
+            found, side = batch.sequences[name], [rows[side_name(sequence, f)] for f in sequence.side]
+            sides = (Side(torch.cat(side, 1), found.side),) if side and found.side is not None else ()
+            query_BD = items_UD.index_select(0, batch.target)
+            evidence.behaviours[name] = Behaviours(found, items_UD, sides, query_BD)
+            parts.append(self.interests[name](evidence))
         parts += [module(evidence) for module in self.content]
         parts.append(batch.dense)
         return torch.cat(parts, 1)

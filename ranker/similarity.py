@@ -30,7 +30,7 @@ def cosines(sequence: SequenceBatch, content: Content, query_BM: Tensor, query_p
     """`cos(r_b, query)` of each behaviour b of a sequence; query_BM (B, M) of length 1, mask query_present_B (B,)."""
     values = pair_dots(content.unit_items_UM, query_BM, sequence)
     known = content.present_U.index_select(0, sequence.item) & query_present_B.index_select(0, sequence.row)
-    return Cosines(values, known)
+    return Cosines(torch.where(known, values, 0), known)
 
 
 def pair_dots(items_UM: Tensor, query_BM: Tensor, sequence: SequenceBatch) -> Tensor:

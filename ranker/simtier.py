@@ -1,4 +1,4 @@
-"""SimTier: how many behaviours are how similar to the target (Sheng et al., arXiv 2407.19467, section 4.1)."""
+"""SimTier: how many behaviours are how similar to the target (Sheng et al., arXiv 2407.19467)."""
 
 import torch
 from torch import Tensor, nn

@@ -7,6 +7,7 @@ depends on the item alone is computed U times, not N times.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,50 @@ from ranker.config import SequenceModel
 from ranker.jagged import gathered_sum, segment_softmax
 
 
+class Side(NamedTuple):
+    """Embeddings of a property of behaviours: rows_SE of its S distinct values, index (N,) of each behaviour's."""
+
+    rows_SE: Tensor
+    index: Tensor
+
+
 @dataclass
 class Behaviours:
-    """A sequence with its embeddings: items_UD, side_SE (None without side features), query_BD of the targets."""
+    """A sequence with its embeddings: items_UD, any number of sides, query_BD of the targets."""
 
     sequence: SequenceBatch
     items_UD: Tensor
-    side_SE: Tensor | None
+    sides: tuple[Side, ...]
     query_BD: Tensor
 
     def sums(self, weights: Tensor | None = None) -> Tensor:
-        """Weighted sum (B, D + E) of the behaviours' embeddings."""
+        """Weighted sum (B, D + E) of the behaviours' embeddings; E is the width of all sides."""
         s = self.sequence
         sums = [gathered_sum(self.items_UD, s.item, s.lengths, weights)]
-        if self.side_SE is not None and s.side is not None:
-            sums.append(gathered_sum(self.side_SE, s.side, s.lengths, weights))
+        sums += [gathered_sum(side.rows_SE, side.index, s.lengths, weights) for side in self.sides]
         return torch.cat(sums, 1)
+
+    def take(self, kept: Tensor) -> "Behaviours":
+        """Only the behaviours `kept` (K,), ascending indices."""
+        sides = tuple(Side(side.rows_SE, side.index.index_select(0, kept)) for side in self.sides)
+        return Behaviours(self.sequence.take(kept), self.items_UD, sides, self.query_BD)
+
+
+class SimilarityFusion(nn.Module):
+    """SA-TA's scores (MUSE, arXiv 2512.07216): `g1 a + g2 R + g3 a R` with learned g, from (1, 1, 0).
+
+    a (N,) or (N, H): the scores of an attention over ids, before its softmax. R (N,): similarity to the target, 0
+    where there is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.tensor([1.0, 1.0, 0.0]))
+
+    def forward(self, scores: Tensor, similarity: Tensor) -> Tensor:
+        """-> fused scores, in the shape of `scores`."""
+        r = similarity.unsqueeze(1) if scores.dim() == 2 else similarity
+        return self.gamma[0] * scores + self.gamma[1] * r + self.gamma[2] * scores * r
 
 
 class MeanPooling(nn.Module):
@@ -42,7 +71,7 @@ class MeanPooling(nn.Module):
         super().__init__()
         self.width = item_dim + side_dim
 
-    def forward(self, b: Behaviours) -> Tensor:
+    def forward(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
         """-> (B, D + E)."""
         return b.sums() / b.sequence.lengths.clamp(min=1).unsqueeze(1)
 
@@ -55,6 +84,7 @@ class DIN(nn.Module):
 
     The first layer is linear in its input, so it is split, `(Wq + Wd) q + (Wk - Wd) k + Wp (q * k) + Ws s + b`: the
     first term is computed per sample, the second per distinct item, the last per distinct side combination.
+    With a similarity to the target given, SA-TA fuses it into the scores.
     """
 
     def __init__(self, item_dim: int, side_dim: int, config: SequenceModel) -> None:
@@ -65,12 +95,13 @@ class DIN(nn.Module):
         self.activations = nn.ModuleList(activation(config.activation, w) for w in config.hidden)
         self.output = nn.Linear(widths[-1], 1)
         self.softmax = config.softmax
+        self.fusion = SimilarityFusion() if config.similarity_attention else None
 
-    def forward(self, b: Behaviours) -> Tensor:
-        """-> (B, D + E); 0 for an empty history."""
-        return b.sums(self.weights(b))
+    def forward(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
+        """similarity (N,) to the target, for SA-TA -> (B, D + E); 0 for an empty history."""
+        return b.sums(self.weights(b, similarity))
 
-    def weights(self, b: Behaviours) -> Tensor:
+    def weights(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
         """Attention weight (N,) of every behaviour."""
         s, first = b.sequence, self.layers[0]
         assert isinstance(first, nn.Linear)
@@ -79,12 +110,14 @@ class DIN(nn.Module):
         hidden = (query_N * b.items_UD.index_select(0, s.item)) @ w_p.t()
         hidden = hidden + (b.items_UD @ (w_k - w_d).t()).index_select(0, s.item)
         hidden = hidden + torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()).index_select(0, s.row)
-        if b.side_SE is not None and s.side is not None:
-            hidden = hidden + (b.side_SE @ w_s.t()).index_select(0, s.side)
+        for side, w in zip(b.sides, w_s.split([side.rows_SE.size(1) for side in b.sides], 1), strict=True):
+            hidden = hidden + (side.rows_SE @ w.t()).index_select(0, side.index)
         hidden = self.activations[0](hidden)
         for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
             hidden = act(layer(hidden))
         scores = self.output(hidden).squeeze(1)
+        if self.fusion is not None and similarity is not None:
+            scores = self.fusion(scores, similarity)
         return segment_softmax(scores, s.row, s.lengths) if self.softmax else scores
 
 
@@ -103,17 +136,23 @@ class MultiHeadTargetAttention(nn.Module):
         self.item_value = nn.Linear(item_dim, self.width)
         self.side_key = nn.Linear(side_dim, self.width, bias=False) if side_dim else None
         self.side_value = nn.Linear(side_dim, self.width, bias=False) if side_dim else None
+        self.fusion = SimilarityFusion() if config.similarity_attention else None
 
-    def forward(self, b: Behaviours) -> Tensor:
-        """-> (B, heads * head_dim); 0 for an empty history."""
+    def forward(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
+        """similarity (N,) to the target, for SA-TA -> (B, heads * head_dim); 0 for an empty history."""
         s = b.sequence
         key = self.item_key(b.items_UD).index_select(0, s.item)
         values = [(self.item_value(b.items_UD), s.item)]
-        if self.side_key is not None and self.side_value is not None and b.side_SE is not None and s.side is not None:
-            key = key + self.side_key(b.side_SE).index_select(0, s.side)
-            values.append((self.side_value(b.side_SE), s.side))
+        if self.side_key is not None and self.side_value is not None:
+            widths = [side.rows_SE.size(1) for side in b.sides]
+            to_key, to_value = (w.split(widths, 1) for w in (self.side_key.weight, self.side_value.weight))
+            for side, w_key, w_value in zip(b.sides, to_key, to_value, strict=True):
+                key = key + (side.rows_SE @ w_key.t()).index_select(0, side.index)
+                values.append((side.rows_SE @ w_value.t(), side.index))
         query = self.query(b.query_BD).index_select(0, s.row)
         scores = (query * key).unflatten(1, (self.heads, self.head_dim)).sum(2) / self.head_dim**0.5
+        if self.fusion is not None and similarity is not None:
+            scores = self.fusion(scores, similarity)
         weights = segment_softmax(scores, s.row, s.lengths)
         parts = []
         for head in range(self.heads):

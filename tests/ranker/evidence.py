@@ -8,7 +8,7 @@ from torch import Tensor
 from features.batch import Batch, SequenceBatch
 from ranker.item_vectors import Content
 from ranker.mechanism import Evidence
-from ranker.target_attention import Behaviours
+from ranker.target_attention import Behaviours, Side
 
 D, E, M, U, S = 6, 4, 8, 15, 5
 LENGTHS = [0, 1, 9, 4, 0, 9, 3]
@@ -38,11 +38,12 @@ def make_evidence(seed: int = 0, lengths: list[int] | None = None, side: bool = 
     sequence = SequenceBatch(n, row, item, combination, numbers)
     items = torch.randn(U, D, generator=g, dtype=torch.float64).requires_grad_()
     sides = torch.randn(S, E, generator=g, dtype=torch.float64).requires_grad_() if side else None
-    behaviours = Behaviours(sequence, items, sides, items.index_select(0, target))
+    found = (Side(sides, combination),) if sides is not None and combination is not None else ()
+    behaviours = Behaviours(sequence, items, found, items.index_select(0, target))
     none = torch.zeros(samples)
     batch = Batch(none.long(), none, target, torch.arange(U), {}, {}, torch.zeros(samples, 0), {"seq": sequence})
     content = Content(vectors, present, vectors.index_select(0, target), present.index_select(0, target))
-    return Evidence(batch, {"seq": behaviours}, {"image": content})
+    return Evidence(batch, {"image": content}, {"seq": behaviours})
 
 
 @dataclass
@@ -75,8 +76,7 @@ def histories(e: Evidence) -> list[History]:
         mine = [i for i in range(len(b.sequence.row)) if b.sequence.row[i] == sample]
         items = b.sequence.item[mine]
         e_b = b.items_UD[items]
-        if b.side_SE is not None and b.sequence.side is not None:
-            e_b = torch.cat([e_b, b.side_SE[b.sequence.side[mine]]], 1)
+        e_b = torch.cat([e_b, *(side.rows_SE[side.index[mine]] for side in b.sides)], 1)
         target = e.batch.target[sample]
         comparable = c.present_U[items] & c.present_U[target]
         numbers = b.sequence.numbers["surprise"][mine]
@@ -87,8 +87,8 @@ def histories(e: Evidence) -> list[History]:
 def leaves(e: Evidence) -> dict[str, Tensor]:
     """The tensors that gradients may reach."""
     b = e.behaviours["seq"]
-    found = {"vectors": e.content["image"].items_UM, "items": b.items_UD, "sides": b.side_SE}
-    return {name: t for name, t in found.items() if t is not None}
+    found = {"vectors": e.content["image"].items_UM, "items": b.items_UD}
+    return found | {f"side{i}": side.rows_SE for i, side in enumerate(b.sides)}
 
 
 def gradients(out: Tensor, upstream: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:

@@ -76,4 +76,4 @@ def test_a_frozen_vector_gets_no_gradient_while_ids_do():
     config = Cube(kind="cube", vectors="image", sequences=("seq",))  # pyright: ignore
     CubeExtractor(config, {"seq": D + E}, M).double()(e).square().sum().backward()
     b = e.behaviours["seq"]
-    assert not c.items_UM.requires_grad and b.items_UD.grad.any() and b.side_SE.grad.any()  # pyright: ignore
+    assert not c.items_UM.requires_grad and b.items_UD.grad.any() and b.sides[0].rows_SE.grad.any()  # pyright: ignore

@@ -140,7 +140,7 @@ def test_mistakes_are_one_line(recipe, small, store, tmp_path, capsys):
 
     assert "'image' needs a representation store; give --store image=DIR" in fails()
     assert "no vectors 'text' in features.vectors (there: image)" in fails("--set", "model.content.0.vectors=text")
-    assert "features.vectors 'image' are read by nothing in model.content" in fails("--set", "model.content=[]")
+    assert "features.vectors 'image' are read by nothing in model" in fails("--set", "model.content=[]")
     other = "--set", "model.content.0={kind: simtier, vectors: image, sequence: %s, split_by: action}"
     assert "simtier reads sequence 'liked', features.sequences has: rated" in fails(other[0], other[1] % "liked")
     message = "simtier reads 'action' of the behaviours; add it to the numbers of sequence 'rated'"

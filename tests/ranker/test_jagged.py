@@ -2,7 +2,15 @@
 
 import torch
 
-from ranker.jagged import gathered_sum, segment_mean, segment_softmax, segment_sum
+from ranker.jagged import (
+    gathered_sum,
+    masked_segment_softmax,
+    segment_mean,
+    segment_ranks,
+    segment_softmax,
+    segment_sum,
+    segment_top,
+)
 
 LENGTHS = torch.tensor([3, 0, 1, 5, 0])
 ROW = torch.repeat_interleave(torch.arange(5), LENGTHS)
@@ -38,3 +46,21 @@ def test_gathered_sum_and_its_gradients():
     for a, b in zip(*(torch.autograd.grad((x * up).sum(), (table, weights)) for x in (found, expected)), strict=True):
         assert torch.allclose(a, b)
     assert torch.allclose(gathered_sum(table, index, LENGTHS), torch.stack([p.sum(0) for p in split(table[index])]))
+
+
+def test_masked_softmax_leaves_the_unknown_out():
+    scores = torch.randn(9, dtype=torch.float64) * 50
+    known = torch.tensor([True, False, True, False, True, True, False, True, True])
+    found = masked_segment_softmax(scores, known, ROW, LENGTHS)
+    for part, mask, out in zip(split(scores), split(known), split(found), strict=True):
+        assert torch.allclose(out[mask], torch.softmax(part[mask], 0)) and not out[~mask].any()
+
+
+def test_ranks_and_the_best_of_each_segment():
+    scores = torch.tensor([0.5, float("-inf"), 0.5, 9.0, 1.0, 3.0, 2.0, 3.0, -1.0])
+    ranks = segment_ranks(scores, ROW, LENGTHS)
+    assert ranks.tolist() == [1, 2, 0, 0, 3, 1, 2, 0, 4]
+    top = segment_top(scores, ranks, ROW, 5, 2, -7.0)
+    assert top.tolist() == [[0.5, 0.5], [-7, -7], [9, -7], [3, 3], [-7, -7]]
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert segment_ranks(torch.zeros(0), nothing, torch.zeros(3, dtype=torch.int64)).shape == (0,)

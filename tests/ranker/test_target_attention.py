@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from features.batch import SequenceBatch
 from ranker.config import SequenceModel
-from ranker.target_attention import Behaviours, sequence_module
+from ranker.target_attention import Behaviours, Side, sequence_module
 
 D, E, U, S = 6, 4, 9, 5
 LENGTHS = [0, 1, 7, 3, 0, 7]
@@ -22,13 +22,14 @@ def behaviours(lengths: list[int], seed: int = 0, side: bool = True) -> Behaviou
     items = torch.randn(U, D, generator=g, dtype=torch.float64).requires_grad_()
     sides = torch.randn(S, E, generator=g, dtype=torch.float64).requires_grad_() if side else None
     query = torch.randn(len(lengths), D, generator=g, dtype=torch.float64).requires_grad_()
-    return Behaviours(SequenceBatch(n, row, item, combination if side else None), items, sides, query)
+    found = (Side(sides, combination),) if sides is not None else ()
+    return Behaviours(SequenceBatch(n, row, item, combination if side else None), items, found, query)
 
 
 def rows_of(b: Behaviours, sample: int) -> tuple[Tensor, Tensor | None]:
     """Item rows (L, D) and side rows (L, E) of one sample's history."""
     mine = b.sequence.row == sample
-    side = None if b.side_SE is None else b.side_SE[b.sequence.side[mine]]  # pyright: ignore[reportOptionalSubscript]
+    side = torch.cat([side.rows_SE[side.index[mine]] for side in b.sides], 1) if b.sides else None
     return b.items_UD[b.sequence.item[mine]], side
 
 
@@ -96,7 +97,7 @@ def test_equals_the_reference_forward_and_backward(config, reference, side):
     torch.manual_seed(1)
     b = behaviours(LENGTHS, side=side)
     module = sequence_module(D, E if side else 0, SequenceModel(**config)).double()
-    inputs = [t for t in (b.items_UD, b.side_SE, b.query_BD) if t is not None] + list(module.parameters())
+    inputs = [b.items_UD, b.query_BD, *(side.rows_SE for side in b.sides), *module.parameters()]
     upstream = torch.randn(len(LENGTHS), module.width, dtype=torch.float64)  # pyright: ignore
     found, expected = module(b), reference(module, b)
     assert torch.allclose(found, expected, atol=1e-9)
@@ -136,9 +137,9 @@ def test_neighbours_in_the_batch_change_nothing(config, reference):
     together = module(b)
     for sample, length in enumerate(LENGTHS):
         mine = b.sequence.row == sample
-        side = b.sequence.side[mine]  # pyright: ignore[reportOptionalSubscript]
-        alone = SequenceBatch(torch.tensor([length]), b.sequence.row[mine] * 0, b.sequence.item[mine], side)
-        found = module(Behaviours(alone, b.items_UD, b.side_SE, b.query_BD[sample : sample + 1]))
+        sides = tuple(Side(side.rows_SE, side.index[mine]) for side in b.sides)
+        alone = SequenceBatch(torch.tensor([length]), b.sequence.row[mine] * 0, b.sequence.item[mine])
+        found = module(Behaviours(alone, b.items_UD, sides, b.query_BD[sample : sample + 1]))
         assert torch.allclose(found[0], together[sample], atol=1e-12)
         if not length:
             assert not found.any()
