@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from features.batch import Batch, SequenceBatch
 from features.histories import Histories, ranges
 from features.samples import SampleEncoder, Window, action_code
-from features.spec import BucketFeature, IdFeature, Sequence, is_item, side_name
+from features.spec import SAME, BucketFeature, IdFeature, Sequence, is_item, side_name
 from features.surprise import COLUMN as SURPRISE
 from features.surprise import surprises
 from features.vocabulary import OOV
@@ -68,8 +68,15 @@ class Collator:
             stop = start + len(span.positions)
             ts = window.ts[apart]
             side = self._side(sequence, span.positions, span.lengths, ts, values)
-            numbers = {n: self._side_values(n, span.positions, span.lengths, ts) for n in sequence.numbers}
-            sequences[sequence.name] = _sequence(span.lengths, index[start:stop], side, numbers, context)
+            own = [n for n in sequence.numbers if not n.startswith(SAME)]
+            numbers = {n: self._side_values(n, span.positions, span.lengths, ts) for n in own}
+            found = _sequence(span.lengths, index[start:stop], side, numbers, context)
+            for number in sequence.numbers:
+                if number.startswith(SAME):
+                    codes = _tensor(self.samples.item_codes[number.removeprefix(SAME)].values[items])
+                    wanted = codes[index[: len(chosen)]][found.row]
+                    found.numbers[number] = ((codes[found.item] == wanted) & (wanted != OOV)).float()
+            sequences[sequence.name] = found
             start = stop
         if rng is not None:
             self._drop(values, rng)

@@ -15,7 +15,7 @@ from data.errors import InputError
 from features import columns
 from features.columns import Buckets, Codes, Normaliser, entity_of
 from features.histories import SeenInTraining
-from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, Sequence, Side, side_name
+from features.spec import SAME, BucketFeature, DenseFeature, FeatureSpec, IdFeature, Sequence, Side, side_name
 from features.surprise import COLUMN as SURPRISE
 from features.vocabulary import Vocabulary
 
@@ -221,7 +221,7 @@ class _Fitting:
         known = [*BEHAVIOR_COLUMNS, SURPRISE, *self.dataset.behaviors().side]
         for sequence in self.spec.sequences:
             for column in sequence.numbers:
-                if column not in known:
+                if column not in known and not column.startswith(SAME):
                     raise InputError(
                         f"sequence {sequence.name!r}: no number {column!r} (there are: {', '.join(known)})"
                     )

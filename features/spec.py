@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from data.config import Config
 
+SAME = "same."  # prefix of a number of behaviours: whether the item shares a value with the target
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 COLUMN = "user, item, user.X, item.X, or a column of the samples (moon inspect names them)"
@@ -102,8 +103,10 @@ class Sequence(Config):
         description="features of the behaviour itself, on action, age (seconds before the sample), position (1: the "
         "latest) or a column of the behaviours",
     )
-    numbers: tuple[Name, ...] = Field(
-        (), description="numbers of a behaviour for mechanisms to weigh: surprise, action, age or a side column"
+    numbers: tuple[str, ...] = Field(
+        (),
+        description="numbers of a behaviour for mechanisms: surprise, action, age, position, a side column, or "
+        "same.FEATURE (1 if its item has the target's value of that item feature, which is known)",
     )
 
 
@@ -159,6 +162,14 @@ class FeatureSpec(Config):
                     f"sequence {sequence.name!r}: field {wrong[0]!r} is no item feature "
                     f"(those are: {', '.join(sorted(items))})"
                 )
+        whole = {f.name for f in self.features if is_item(f) and f.kind in ("id", "bucket")}
+        for sequence in self.sequences:
+            for number in sequence.numbers:
+                if number.startswith(SAME) and number.removeprefix(SAME) not in whole:
+                    raise ValueError(
+                        f"sequence {sequence.name!r}: {number!r} needs an item feature of one value "
+                        f"(those are: {', '.join(sorted(whole))})"
+                    )
         cut = {f.name for f in self.features if isinstance(f, BucketFeature)}
         cut |= {side_name(s, f) for s in self.sequences for f in s.side if isinstance(f, BucketFeature)}
         for table in self.tables_in_use():

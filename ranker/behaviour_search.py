@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from features.spec import SAME
 from ranker.config import Search
 from ranker.jagged import segment_ranks
 from ranker.mechanism import Evidence
@@ -60,14 +61,11 @@ class CategorySearch(BehaviourSearch):
 
     def __init__(self, top: int, category: str) -> None:
         super().__init__(top)
-        self.category = category
+        self.number = SAME + category
 
     def relevance(self, evidence: Evidence, sequence: str) -> tuple[Tensor, Tensor | None]:
-        batch, s = evidence.batch, evidence.behaviours[sequence].sequence
-        keyed = next(keyed for keyed in batch.ids.values() if self.category in keyed.keys())  # noqa: SIM118
-        codes_U = keyed[self.category].values()
-        wanted = codes_U.index_select(0, batch.target).index_select(0, s.row)
-        return torch.zeros_like(s.item, dtype=torch.float32), (wanted > 0) & (codes_U.index_select(0, s.item) == wanted)
+        same = evidence.behaviours[sequence].sequence.numbers[self.number]
+        return same, same > 0
 
 
 class SimHashSearch(BehaviourSearch):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data.config import Config
-from features.spec import FeatureSpec, Name, is_item
+from features.spec import SAME, FeatureSpec, Name
 from ranker.content_config import Mechanism, numbers_of, sequences_of
 
 Activation = Literal["relu", "sigmoid", "dice", "prelu"]
@@ -184,11 +184,10 @@ class Recipe(Config):
             if strange:
                 raise ValueError(f"model.sequences.{name}: no vectors {strange[0]!r} in features.vectors")
             read |= set(model.vectors())
-            ids = [f.name for f in self.features.features if f.kind == "id" and is_item(f)]
-            if model.search and model.search.category and model.search.category not in ids:
+            number = SAME + (model.search.category or "") if model.search else SAME
+            if number != SAME and number not in sequences[name].numbers:
                 raise ValueError(
-                    f"model.sequences.{name}.search: {model.search.category!r} is no item feature of kind id "
-                    f"(those are: {', '.join(ids)})"
+                    f"model.sequences.{name}.search reads {number!r}; add it to the numbers of sequence {name!r}"
                 )
         unread = [v for v in vectors if v not in read]
         if unread:

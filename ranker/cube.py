@@ -68,5 +68,5 @@ def top_similarities(found: Cosines, evidence: Evidence, sequence: str, k: int) 
     s = evidence.behaviours[sequence].sequence
     values = torch.where(found.known, found.values, -2.0)
     ranks = segment_ranks(values, s.row, s.lengths)
-    top = segment_top(values, ranks, s.row, len(s.lengths), k, -2.0)
+    top = segment_top(values, ranks, s.row, s.lengths.size(0), k, -2.0)
     return torch.where(top == -2.0, -1.0, top)

@@ -41,7 +41,7 @@ def masked_segment_softmax(scores: Tensor, known: Tensor, row: Tensor, lengths: 
     """Softmax (N,) over the known (N,) members of each segment; 0 elsewhere, and where a segment has none."""
     lowest = torch.finfo(scores.dtype).min / 4
     scores = scores.masked_fill(~known, lowest)
-    top = torch.full((len(lengths),), lowest, dtype=scores.dtype, device=scores.device)
+    top = torch.full((lengths.size(0),), lowest, dtype=scores.dtype, device=scores.device)
     top = top.scatter_reduce(0, row, scores.detach(), "amax")
     raised = torch.exp(scores - top.index_select(0, row)) * known
     total = torch.zeros_like(top).index_add(0, row, raised)
@@ -51,17 +51,15 @@ def masked_segment_softmax(scores: Tensor, known: Tensor, row: Tensor, lengths: 
 def segment_ranks(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     """Rank (N,) int64 of each score in its segment, 0 for the largest; of equal ones the later comes first."""
     falling = torch.argsort(scores.detach().flip(0), descending=True, stable=True)
-    falling = len(row) - 1 - falling
+    falling = row.size(0) - 1 - falling
     order = falling.index_select(0, torch.argsort(row.index_select(0, falling), stable=True))
     starts = torch.cumsum(lengths, 0) - lengths
-    ranks = torch.empty_like(row)
-    ranks[order] = torch.arange(len(row), device=row.device) - starts.index_select(0, row)
-    return ranks
+    places = torch.arange(row.size(0), device=row.device) - starts.index_select(0, row)
+    return torch.empty_like(row).scatter(0, order, places)
 
 
 def segment_top(values: Tensor, ranks: Tensor, row: Tensor, samples: int, k: int, fill: float) -> Tensor:
     """The k best ranked values of each segment, best first, (samples, k); `fill` where there are fewer."""
-    kept = (ranks < k).nonzero().squeeze(1)
-    out = values.new_full((samples * k,), fill)
-    place = row.index_select(0, kept) * k + ranks.index_select(0, kept)
-    return out.index_copy(0, place, values.index_select(0, kept)).view(samples, k)
+    last = samples * k  # what is not wanted goes there, and away
+    place = torch.where(ranks < k, row * k + ranks, last)
+    return values.new_full((last + 1,), fill).scatter(0, place, values)[:last].view(samples, k)

@@ -27,7 +27,7 @@ class SimTier(nn.Module):
         place = tiers(found)
         if group is not None:
             place = group * TIERS + place
-        counts = self.weight.new_zeros(len(sequence.lengths) * self.width)
+        counts = self.weight.new_zeros(sequence.lengths.size(0) * self.width)
         counts = counts.index_add(0, sequence.row * self.width + place, torch.ones_like(place, dtype=counts.dtype))
         return torch.log1p(counts).view(-1, self.width) * self.weight
 

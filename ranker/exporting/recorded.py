@@ -4,6 +4,8 @@ import numpy as np
 import polars as pl
 
 from data.dataset import Dataset
+from features.surprise import COLUMN as SURPRISE
+from features.surprise import surprises
 from ranker.serving.requests import NUMPY
 from ranker.serving.signature import HISTORY, LENGTHS, Signature
 
@@ -31,6 +33,8 @@ def recorded_requests(dataset: Dataset, split: str, signature: Signature, rows: 
         flat = {"item": ids["item"][item], "ts": pl.Series(np.asarray(behaviors.ts[at]))}
         flat["action"] = pl.Series(dataset.actions, dtype=pl.String)[np.asarray(behaviors.action[at]).astype(np.int64)]
         flat |= {name: pl.Series(np.asarray(values[at])) for name, values in behaviors.side.items()}
+        if HISTORY + SURPRISE in names:
+            flat[SURPRISE] = pl.Series(np.asarray(surprises(dataset, behaviors)[at]))
         for name in names:
             columns[name] = _lists(flat[name.removeprefix(HISTORY)], lengths).alias(name)
     return pl.DataFrame(columns)

@@ -18,7 +18,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from features.columns import entity_of
 from features.entities import dense_columns
-from features.spec import BucketFeature, FeatureSpec, IdFeature
+from features.spec import SAME, BucketFeature, FeatureSpec, IdFeature
 
 Datatype = Literal["INT64", "FP64", "BYTES", "BOOL"]
 Shape = Literal["one", "candidates", "behaviours", "values"]
@@ -108,14 +108,14 @@ def context_columns(spec: FeatureSpec) -> list[str]:
 
 def side_columns(spec: FeatureSpec) -> list[str]:
     """Side columns of the behaviours that sequences read."""
-    every = dict.fromkeys(f.column for s in spec.sequences for f in s.side)
-    return [c for c in every if c not in BEHAVIOUR_COLUMNS]
+    every = dict.fromkeys(c for s in spec.sequences for c in [*(f.column for f in s.side), *s.numbers])
+    return [c for c in every if c not in BEHAVIOUR_COLUMNS and not c.startswith(SAME)]
 
 
 def reads_actions(spec: FeatureSpec) -> bool:
     """Whether anything depends on the behaviours' actions."""
     counted = [c for c in dense_columns(spec) if c.startswith(HISTORY) and c != HISTORY + "all"]
-    chosen = any(s.actions or any(f.column == "action" for f in s.side) for s in spec.sequences)
+    chosen = any(s.actions or "action" in (*(f.column for f in s.side), *s.numbers) for s in spec.sequences)
     return bool(counted) or chosen
 
 
@@ -134,7 +134,7 @@ def _history_inputs(spec: FeatureSpec, dataset: Dataset, item_id: str) -> list[d
         inputs.append(_input("history.action", "BYTES", "behaviours", f"one of {', '.join(dataset.actions)}"))
     side = dataset.behaviors().side
     for column in side_columns(spec):
-        kind = "INT64" if side[column].dtype.kind in "iub" else "FP64"
+        kind = "INT64" if column in side and side[column].dtype.kind in "iub" else "FP64"
         inputs.append(_input(HISTORY + column, kind, "behaviours", f"their {column}"))
     return inputs
 

@@ -17,7 +17,11 @@ from tests.conftest import write_ratings
 
 
 def spec(*numbers: str) -> FeatureSpec:
-    features = [{"kind": "id", "name": "item", "column": "item"}]
+    features = [
+        {"kind": "id", "name": "item", "column": "item"},
+        {"kind": "id", "name": "year", "column": "item.year"},
+        {"kind": "ids", "name": "genres", "column": "item.genres"},
+    ]
     sequence = {"name": "rated", "length": 9, "fields": ["item"], "numbers": numbers}
     return FeatureSpec.model_validate({"features": features, "sequences": [sequence]})
 
@@ -77,7 +81,19 @@ def test_numbers_come_with_their_behaviours(small):
         np.testing.assert_allclose(sequence.numbers["age"].numpy()[mine], frame["ts"][i] - behaviors.ts[places])
 
 
-def test_mistakes_are_named(small, toy):
+def test_whether_an_item_shares_the_target_s_value(small):
+    dataset = Dataset(small)
+    samples = SampleEncoder(FeatureEncoder.fit(spec("same.year"), dataset), dataset)
+    batch = next(Loader(samples, "valid", 200).epoch())
+    year = dataset.items().collect()["year"].to_numpy()
+    s, items = batch.sequences["rated"], batch.items.numpy()
+    expected = year[items[s.item]] == year[items[batch.target]][s.row]
+    assert np.array_equal(s.numbers["same.year"].numpy() > 0, expected) and 0 < expected.mean() < 1
+
+
+def test_mistakes_are_named(small):
+    with pytest.raises(ValueError, match=r"'same.genres' needs an item feature of one value \(those are: item, year\)"):
+        spec("same.genres")
     with pytest.raises(
         InputError, match=r"sequence 'rated': no number 'stars' \(there are: action, .*surprise.*rating"
     ):

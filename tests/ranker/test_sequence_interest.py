@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ranker.config import SequenceModel
 from ranker.sequence_interest import SequenceInterest
@@ -108,9 +107,6 @@ def best(scores, top, eligible=None):
 
 def expected_kept(search, module, e):
     b, kept = e.behaviours["seq"], []
-    codes = None
-    if search["kind"] == "category":
-        codes = next(iter(e.batch.ids.values()))["genre"].values()
     for i, h in enumerate(histories(e)):
         mine = b.sequence.row == i
         q, keys = b.query_BD[i], b.items_UD[b.sequence.item[mine]]
@@ -122,9 +118,8 @@ def expected_kept(search, module, e):
             r = module.search.projection
             kept.append(best(((keys @ r >= 0) == (q @ r >= 0)).sum(1), 2))
         else:
-            own = codes[b.sequence.item[mine]]  # pyright: ignore
-            wanted = codes[e.batch.target[i]]  # pyright: ignore
-            kept.append(best([0] * len(own), 2, (own == wanted) & (own > 0)))
+            same = b.sequence.numbers["same.genre"][mine]
+            kept.append(best([0] * len(same), 2, same > 0))
     return kept
 
 
@@ -141,9 +136,9 @@ def expected_kept(search, module, e):
 @pytest.mark.parametrize("config", [DIN | FUSED, MHA, {"kind": "mean"}], ids=["din-sa-ta", "mha", "mean"])
 def test_the_attention_sees_what_the_search_found(search, config):
     e, untouched = make_evidence(), make_evidence()
-    genre = torch.randint(0, 3, (15,), generator=torch.Generator().manual_seed(4))
-    ids = {4: KeyedJaggedTensor(keys=["genre"], values=genre, lengths=torch.tensor([15]))}
-    e.batch.ids, untouched.batch.ids = ids, ids
+    for evidence in (e, untouched):
+        s = evidence.behaviours["seq"].sequence
+        s.numbers["same.genre"] = torch.rand(len(s.row), generator=torch.Generator().manual_seed(4)).round()
     module = interest(e, search=search, **config)
     kept = expected_kept(search, module, e)
     found = module(e)

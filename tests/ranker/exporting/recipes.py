@@ -6,6 +6,8 @@ from ranker.config import Mechanism, Recipe, SequenceModel
 from tests.ranker.conftest import TINY
 
 IMAGE = [{"name": "image"}]
+NUMBERED = {"sequences": [{**TINY["features"]["sequences"][0], "numbers": ["surprise", "action", "same.item"]}]}
+SEARCHES = ({"kind": "cosine", "vectors": "image"}, {"kind": "inner"}, {"kind": "simhash", "bits": 8})
 
 
 def _sequence(**config: Any) -> dict[str, Any]:
@@ -25,6 +27,24 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "concat": (_content({"kind": "concat"}), {"vectors": IMAGE}),
     "projected": (_content({"kind": "concat"}), {"vectors": [{"name": "image", "mode": "projected"}]}),
     "finetuned": (_content({"kind": "concat"}), {"vectors": [{"name": "image", "mode": "finetuned"}]}),
+    "quality": (_content({"kind": "quality", "hidden": [4]}), {"vectors": IMAGE}),
+    "simtier": (
+        _content({"kind": "simtier", "sequence": "rated", "split_by": "action"}),
+        {"vectors": IMAGE} | NUMBERED,
+    ),
+    "cube": (_content({"kind": "cube", "sequences": ["rated"]}), {"vectors": IMAGE}),
+    "cube-sigmoid": (_content({"kind": "cube", "sequences": ["rated"], "weights": "sigmoid"}), {"vectors": IMAGE}),
+    "residual": (_content({"kind": "residual", "sequence": "rated"}), {"vectors": IMAGE} | NUMBERED),
+    "sa-ta": (_sequence(kind="din", hidden=[8], softmax=True, similarity_attention="image"), {"vectors": IMAGE}),
+    "similarity-side": (_sequence(kind="mha", similarity_side={"vectors": "image", "dim": 4}), {"vectors": IMAGE}),
+    "category-search": (_sequence(kind="mean", search={"kind": "category", "category": "item"}), NUMBERED),
+    **{
+        f"{search['kind']}-search": (
+            _sequence(kind="din", hidden=[8], softmax=True, similarity_attention="image", search={**search, "top": 3}),
+            {"vectors": IMAGE},
+        )
+        for search in SEARCHES
+    },
 }
 # All content mechanisms beside each other, and two sequences: one program to compile for all of them.
 EVERYTHING = (
@@ -34,7 +54,7 @@ EVERYTHING = (
         "interaction": {"kind": "dcnv2", "layers": 1},
     },
     {
-        "sequences": [*TINY["features"]["sequences"], {"name": "again", "length": 5, "fields": ["item"]}],
+        "sequences": [*NUMBERED["sequences"], {"name": "again", "length": 5, "fields": ["item"]}],
         "vectors": [{"name": "image", "mode": "projected"}],
     },
 )

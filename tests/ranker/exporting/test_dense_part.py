@@ -43,7 +43,7 @@ def build(config, small, store):
     ranker = Ranker(config, encoder, samples.vectors, CPU).eval()
     with torch.no_grad():
         for parameter in ranker.parameters():
-            parameter.normal_(std=0.3)
+            parameter.normal_(std=0.1)
     return ranker, batches(samples)
 
 
