@@ -5,6 +5,7 @@ import html
 import io
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from data.errors import InputError
@@ -111,8 +112,8 @@ def _item(contents: Contents, item: int, label: str, cosine: float | None, kind:
     )
 
 
-def _picture(image: Image.Image, told: str) -> str:
-    small = image.copy()
+def _picture(image: Image.Image | np.ndarray, told: str) -> str:
+    small = Image.fromarray(image) if isinstance(image, np.ndarray) else image.copy()
     small.thumbnail(THUMBNAIL)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=QUALITY, optimize=True)

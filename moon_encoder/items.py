@@ -29,7 +29,8 @@ class Items:
     """Loads an item's content by its index (see moon_encoder.embedding.Load)."""
 
     def __init__(self, contents: Contents, form: Form) -> None:
-        self.contents, self.form = contents, form
+        self.contents = contents
+        self.form: Form = form
         column = contents.columns.image
         items = contents.dataset.items()
         named = column in items.collect_schema().names()

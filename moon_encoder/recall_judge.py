@@ -1,5 +1,6 @@
 """Recall of one or two subjects, task by task: the same queries, the same gallery, paired."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class _Rows:
 
 
 def judge(
-    tasks: list[str], asked: Asked, subject: Subject, baseline: Subject | None, examples: bool
+    tasks: Sequence[str], asked: Asked, subject: Subject, baseline: Subject | None, examples: bool
 ) -> tuple[dict[str, Any], dict[str, str], list[Examples]]:
     """Figures of each task, the tasks that are left out with the reason, and examples where asked for."""
     found: dict[str, Any] = {}

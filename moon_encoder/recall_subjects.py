@@ -29,6 +29,7 @@ class Subject:
     def __init__(self, path: Path, contents: Contents, content: Form | None, dim: int | None) -> None:
         """Raises InputError if `path` is neither, or the store is of other items or has no prefix of `dim`."""
         self.contents, self.dim = contents, dim
+        self.content: Form | None  # None: a store that does not say
         self.version = Store(path).current if version_numbers(path) else None
         self.encoder: Encoder | None = None
         self.info: EncoderInfo | None = None
@@ -84,6 +85,7 @@ class Subject:
         if self.version is not None:
             return self._stored()
         form = form or self.content
+        assert form is not None, "an encoder's own form is known"
         if form not in self._made:
             items = Items(self.contents, form)
             there = np.flatnonzero(self.contents.has(form)) if "+" not in form else np.arange(len(items))

@@ -4,6 +4,7 @@ import argparse
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     totals = watcher.totals
-    found = {"embedded": totals.embedded, "known": totals.known, "failed": totals.failed}
+    found: dict[str, Any] = {"embedded": totals.embedded, "known": totals.known, "failed": totals.failed}
     waited = np.array(totals.latency)
     found["latency_seconds"] = {
         f"p{q}": float(np.percentile(waited, q)) if len(waited) else None for q in (50, 95, 100)

@@ -159,5 +159,5 @@ def _joined(parts: list[Decided]) -> tuple[Logged, float, float]:
     logged = Logged(**{name: np.concatenate([getattr(p.logged, name) for p in parts]) for name in names})
     _, cluster = np.unique(logged.cluster, return_inverse=True)
     logged = Logged(**{**vars(logged), "cluster": cluster})
-    truths = [np.concatenate([getattr(p, name) for p in parts]) for name in ("true_logging", "true_target")]
-    return logged, *(float(t.mean()) for t in truths)
+    logging, target = (np.concatenate([getattr(p, name) for p in parts]) for name in ("true_logging", "true_target"))
+    return logged, float(logging.mean()), float(target.mean())

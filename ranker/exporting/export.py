@@ -146,9 +146,9 @@ def _judge(
     """Every format against the trained model; then recorded rows as requests, which are kept as examples."""
     dataset, exact = samples.dataset, (choice.tables, choice.dense) == ("float32", "float32")
     label = dataset.samples(SPLIT).select("label").collect()["label"].to_numpy()[: len(eager)]
-    compiled: Runtime = "aoti"
-    runs = [(compiled, device) for device in devices]
-    runs += [(runtime, "cpu") for runtime in programs if runtime != compiled]
+    compiled: list[tuple[Runtime, str]] = [("aoti", device) for device in devices]
+    others: list[tuple[Runtime, str]] = [(runtime, "cpu") for runtime in programs if runtime != "aoti"]
+    runs = compiled + others
     comparisons: list[Comparison] = []
     scores = eager
     for runtime, device in runs:
