@@ -17,6 +17,8 @@ from ranker.exporting.export import Choice, export
 from ranker.run_folder import RunFolder
 from ranker.serving.model import Model, probability
 from ranker.serving.package import current_version, open_package, point
+from ranker.train import train
+from tests.ranker.exporting.recipes import RECIPES, recipe
 from tests.ranker.exporting.test_dense_part import batches
 
 QUICK = ("program",)
@@ -27,16 +29,36 @@ def exported_again(exported, out, **choice):
         return export(RunFolder(exported.run), Dataset(exported.data), out, ranks, Choice(programs=QUICK, **choice))
 
 
-@pytest.mark.parametrize("runtime", ["aoti", "program", "onnx"])
-def test_every_format_gives_the_trained_model_s_scores_on_every_shape(exported, runtime):
-    model = Model(exported.package, runtime)
+def agrees(run, data, package, runtime):
+    model = Model(package, runtime)
     with process_group() as ranks:
-        trained, samples = load_ranker(RunFolder(exported.run), Dataset(exported.data), ranks)
+        trained, samples = load_ranker(RunFolder(run), Dataset(data), ranks)
         for shape, batch in batches(samples).items():
             with torch.no_grad():
                 eager = probability(trained(batch).numpy())
             found = probability(model.logits(batch, model.pinned()))
             assert np.abs(found - eager).max() < 1e-6, shape
+
+
+@pytest.mark.parametrize("runtime", ["aoti", "program"])
+def test_every_format_gives_the_trained_model_s_scores_on_every_shape(exported, runtime):
+    agrees(exported.run, exported.data, exported.package, runtime)
+
+
+def test_onnx_gives_the_trained_model_s_scores_where_the_operators_allow(small, tmp_path):
+    run = tmp_path / "run"
+    with process_group() as ranks:
+        train(recipe(*RECIPES["mean"]), Dataset(small), run, ranks, resume=False)
+        card, _ = export(RunFolder(run), Dataset(small), tmp_path / "out", ranks, Choice(programs=("program", "onnx")))
+    assert not card["left_out"]
+    agrees(run, small, tmp_path / "out", "onnx")
+
+
+def test_a_format_that_the_operators_do_not_allow_is_left_out_with_its_reason(exported):
+    card = json.loads((current_version(exported.package) / "card.json").read_text())
+    assert list(card["left_out"]) == ["onnx"] and "sort" in card["left_out"]["onnx"]
+    with pytest.raises(InputError, match="no such format in this package; it has: aoti, program"):
+        Model(exported.package, "onnx")
 
 
 def test_a_package_with_other_scores_is_refused_and_not_published(exported, tmp_path, monkeypatch):
@@ -89,7 +111,7 @@ def test_the_card_says_what_it_is_made_of(exported):
     assert card["data"]["fingerprint"] == Dataset(exported.data).fingerprint
     assert {"valid", "test"} == card["metrics"].keys() and card["metrics"]["test"]["slices"]["cold_items"]["rows"]
     assert card["provenance"]["stores"]["image"]["encoder"] == "random"
-    assert [p["runtime"] for p in card["parity"]] == ["aoti on cpu", "program on cpu", "onnx on cpu"]
+    assert [p["runtime"] for p in card["parity"]] == ["aoti on cpu", "program on cpu"]
     assert all(p["passed"] and p["largest"] < 1e-5 for p in card["parity"])
     assert card["served_as_requests"]["rows"] == 187 and card["served_as_requests"]["largest_difference"] < 1e-6
     text = (folder / "card.md").read_text()
@@ -120,7 +142,7 @@ def test_mistakes_are_one_line(exported, tmp_path, capsys):
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "file").touch()
     assert "holds something else" in line("export", exported.run, "--out", tmp_path / "busy", "--programs", "program")
-    with pytest.raises(InputError, match=r"dense-cuda\.pt2: no such format in this package; it has: program, onnx"):
+    with pytest.raises(InputError, match=r"dense-cuda\.pt2: no such format in this package; it has: program"):
         Model(exported.package, "aoti", torch.device("cuda"))
     with pytest.raises(InputError, match="no exported package"):
         Model(tmp_path)
