@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from data.dataset import Dataset
@@ -23,7 +22,7 @@ from moon_encoder.grad_cache import backward
 from moon_encoder.held_out import TRAIN
 from moon_encoder.mix import Kind, divide, load_sources
 from moon_encoder.negatives import Queue
-from moon_encoder.optimizer import Optimizer
+from moon_encoder.optimizer import Optimizer, average_gradients
 from moon_encoder.pairs import Pairs
 from moon_encoder.posttrain_batches import Batch, PairBatches
 from moon_encoder.posttrain_config import Posttrain
@@ -202,24 +201,6 @@ class Posttrainer:
     def _out_of_patience(self) -> bool:
         patience = self.config.train.patience
         return patience is not None and self.progress.evals_since_best >= patience
-
-
-def average_gradients(parameters: list[nn.Parameter], ranks: Ranks) -> None:
-    """The mean over ranks of every gradient, in one message; a rank without one brings zeros."""
-    if ranks.world_size == 1:
-        return
-    trained = [p for p in parameters if p.requires_grad]
-    for p in trained:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.reshape(-1) for p in trained if p.grad is not None])
-    dist.all_reduce(flat)
-    flat /= ranks.world_size
-    at = 0
-    for p in trained:
-        assert p.grad is not None
-        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-        at += p.numel()
 
 
 def posttrain(

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
+from tests.conftest import write_store
 from tests.ranker.conftest import TINY
 from tests.ranker.test_train import losses
 
@@ -68,6 +69,27 @@ def test_kill_9_in_mid_epoch_then_resume_is_bit_identical(undisturbed, small, tm
         process.wait()
         assert not (out / "predictions.parquet").exists()
     done = finish(command(config, small, out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    same(reference, out)
+
+
+def test_trained_vectors_survive_kill_9_bit_for_bit(small, tmp_path):
+    vectors = [{"name": "image", "mode": "finetuned", "lr": 0.01}, {"name": "look", "mode": "projected"}]
+    recipe = {
+        **LONG,
+        "features": LONG["features"] | {"vectors": vectors},
+        "model": LONG["model"] | {"content": [{"kind": "concat", "vectors": v["name"]} for v in vectors]},
+    }
+    config, store = tmp_path / "vectors.yaml", write_store(tmp_path / "store", small)
+    config.write_text(yaml.safe_dump(recipe))
+    stores = [word for v in vectors for word in ("--store", f"{v['name']}={store}")]
+    reference, out = tmp_path / "reference", tmp_path / "run"
+    assert finish(command(config, small, reference, *stores)).returncode == 0
+    process = started(command(config, small, out, *stores), out, 63)
+    process.kill()
+    process.wait()
+    assert not (out / "predictions.parquet").exists()
+    done = finish(command(config, small, out, *stores, "--resume"))
     assert done.returncode == 0, done.stderr
     same(reference, out)
 

@@ -83,7 +83,7 @@ def test_a_projected_table_stays_and_its_mlp_learns_at_its_own_rate(recipe, smal
     assert dict(slow.named_parameters())[last].abs().max() < 1e-6 < weights[last].abs().max()
 
 
-def test_a_finetuned_table_moves_only_touched_rows_and_resumes(recipe, small, store, tmp_path):
+def test_a_finetuned_table_moves_only_touched_rows(recipe, small, store, tmp_path):
     mode = "features.vectors.image={name: image, mode: finetuned, lr: 0.01}"
     start, end, model = run(recipe, small, store, tmp_path / "run", mode)
     moved = (start != end).any(1)
