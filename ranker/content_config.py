@@ -50,6 +50,9 @@ class Cube(Config):
     temperature: float = Field(0.1, gt=0, description="initial temperature of W, learned")
     simtier: bool = Field(True, description="similarities enter as a SimTier histogram")
     top: int = Field(10, ge=0, description="this many of the largest similarities enter as they are")
+    split_by: Name | None = Field(
+        None, description="number of the behaviours (say action): all of it once where it is above 0 and once elsewhere"
+    )
 
 
 class ResidualInterest(Config):
@@ -82,4 +85,6 @@ def numbers_of(config: Mechanism) -> tuple[tuple[str, str], ...]:
         return ((config.sequence, config.number),)
     if isinstance(config, SimTierHistogram) and config.split_by is not None:
         return ((config.sequence, config.split_by),)
+    if isinstance(config, Cube) and config.split_by is not None:
+        return tuple((name, config.split_by) for name in config.sequences)
     return ()

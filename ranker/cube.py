@@ -18,28 +18,36 @@ class CubeOverSequence(nn.Module):
     """Behaviours against one vector r (the target's or the query's): with `s_b = cos(r_b, r)` and weights W,
 
     fusion-interest `e' = sum_b W(s_b) e_b`, content-interest `r' = sum_b W(s_b) r_b`, and {s_b} as a SimTier histogram
-    and/or the k largest. The id-interest is the sequence's own attention (model.sequences).
+    and/or the k largest. The id-interest is the sequence's own attention (model.sequences). With groups of behaviours
+    (say disliked and liked) each has its own e', r' and {s_b}; W is the same.
     """
 
     def __init__(self, config: Cube, embedding_dim: int, vector_dim: int) -> None:
         """`embedding_dim`: D + E of the sequence."""
         super().__init__()
         self.weights = similarity_weights(config.weights, config.temperature)
-        self.simtier = SimTier() if config.simtier else None
-        self.top = config.top
-        self.width = embedding_dim + vector_dim + (self.simtier.width if self.simtier else 0) + config.top
+        self.groups = 1 if config.split_by is None else 2
+        self.split_by, self.top = config.split_by, config.top
+        self.simtier = SimTier(self.groups) if config.simtier else None
+        self.width = self.groups * (embedding_dim + vector_dim + config.top) + (
+            self.simtier.width if self.simtier else 0
+        )
 
     def forward(self, evidence: Evidence, vectors: str, sequence: str, found: Cosines) -> Tensor:
-        """-> [e', r', {s_b}] (B, D + E + M + K)."""
+        """-> [e', r' of each group, {s_b}] (B, groups * (D + E + M) + K)."""
         behaviours, content = evidence.behaviours[sequence], evidence.content[vectors]
         s = behaviours.sequence
-        weights = self.weights(found, s)
-        parts = [behaviours.sums(weights), gathered_sum(content.items_UM, s.item, s.lengths, weights)]
+        group = None if self.split_by is None else (s.numbers[self.split_by] > 0).long()
+        parts, largest = [], []
+        for number in range(self.groups):
+            own = found if group is None else Cosines(found.values, found.known & (group == number))
+            weights = self.weights(own, s)
+            parts += [behaviours.sums(weights), gathered_sum(content.items_UM, s.item, s.lengths, weights)]
+            if self.top:
+                largest.append(top_similarities(own, evidence, sequence, self.top))
         if self.simtier is not None:
-            parts.append(self.simtier(found, s))
-        if self.top:
-            parts.append(top_similarities(found, evidence, sequence, self.top))
-        return torch.cat(parts, 1)
+            parts.append(self.simtier(found, s, group))
+        return torch.cat(parts + largest, 1)
 
 
 class CubeExtractor(nn.Module):

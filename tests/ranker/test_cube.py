@@ -9,33 +9,34 @@ from tests.ranker.evidence import D, E, M, assert_same, histories, leaves, make_
 from tests.ranker.test_simtier import reference as simtier_reference
 
 
-def weights_of(module, h):
-    """W(s_b), (L,), 0 for behaviours that cannot be compared."""
+def weights_of(module, h, among):
+    """W(s_b), (L,), 0 for behaviours that are not `among` those to be weighed."""
     w = module.weights
     cos = torch.nan_to_num(h.cos, nan=0.0)
     t = torch.exp(w.log_temperature)
     if hasattr(w, "threshold"):
-        return torch.sigmoid((cos - w.threshold) / t) * h.comparable
-    if not h.comparable.any():
+        return torch.sigmoid((cos - w.threshold) / t) * among
+    if not among.any():
         return cos * 0
     out = torch.zeros_like(cos)
-    out[h.comparable] = torch.softmax(h.cos[h.comparable] / t, 0)
+    out[among] = torch.softmax(h.cos[among] / t, 0)
     return out
 
 
-def reference(module, e, top):
+def reference(module, e, top, split=False):
     part, rows = module.parts["seq"], []
-    tier_rows = simtier_reference(e, part.simtier.weight, 1) if part.simtier is not None else None
+    tiers = simtier_reference(e, part.simtier.weight, 2 if split else 1) if part.simtier is not None else None
     for i, h in enumerate(histories(e)):
-        w = weights_of(part, h)
         present = torch.tensor([float(e.content["image"].target_present_B[i])], dtype=torch.float64)
-        out = [h.r_t, present, (w.unsqueeze(1) * h.e_b).sum(0), (w.unsqueeze(1) * h.r_b).sum(0)]
-        if tier_rows is not None:
-            out.append(tier_rows[i])
-        if top:
-            best = h.cos[h.comparable].sort(descending=True).values[:top]
-            out.append(torch.cat([best, best.new_full((top - len(best),), -1.0)]))
-        rows.append(torch.cat(out))
+        out, tops = [h.r_t, present], []
+        for group in [h.numbers <= 0, h.numbers > 0] if split else [torch.ones_like(h.comparable)]:
+            among = h.comparable & group
+            w = weights_of(part, h, among)
+            out += [(w.unsqueeze(1) * h.e_b).sum(0), (w.unsqueeze(1) * h.r_b).sum(0)]
+            best = h.cos[among].sort(descending=True).values[:top]
+            tops.append(torch.cat([best, best.new_full((top - len(best),), -1.0)]))
+        out += [] if tiers is None else [tiers[i]]
+        rows.append(torch.cat(out + tops))
     return torch.stack(rows)
 
 
@@ -50,6 +51,16 @@ def test_equals_the_reference_forward_and_backward(weights, simtier, top, side):
     found = module(e)
     assert found.shape == (7, module.width) and abs(module.parts["seq"].weights.log_temperature.exp() - 0.1) < 1e-6
     assert_same(found, reference(module, e, top), [*module.parameters(), *leaves(e).values()])
+
+
+@pytest.mark.parametrize("weights", ["softmax", "sigmoid"])
+def test_split_by_a_number_it_reads_the_liked_and_the_others_apart(weights):
+    e = make_evidence()
+    config = Cube(kind="cube", vectors="image", sequences=("seq",), weights=weights, top=3, split_by="surprise")  # pyright: ignore
+    module = CubeExtractor(config, {"seq": D + E}, M).double()
+    found = module(e)
+    assert found.shape == (7, module.width) and module.width == M + 1 + 2 * (D + E + M + 3 + 22)
+    assert_same(found, reference(module, e, 3, split=True), [*module.parameters(), *leaves(e).values()])
 
 
 @pytest.mark.parametrize("weights", ["softmax", "sigmoid"])

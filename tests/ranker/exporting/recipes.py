@@ -34,6 +34,10 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "cube": (_content({"kind": "cube", "sequences": ["rated"]}), {"vectors": IMAGE}),
     "cube-sigmoid": (_content({"kind": "cube", "sequences": ["rated"], "weights": "sigmoid"}), {"vectors": IMAGE}),
+    "cube-by-action": (
+        _content({"kind": "cube", "sequences": ["rated"], "split_by": "action"}),
+        {"vectors": IMAGE} | NUMBERED,
+    ),
     "residual": (_content({"kind": "residual", "sequence": "rated"}), {"vectors": IMAGE} | NUMBERED),
     "sa-ta": (_sequence(kind="din", hidden=[8], softmax=True, similarity_attention="image"), {"vectors": IMAGE}),
     "similarity-side": (_sequence(kind="mha", similarity_side={"vectors": "image", "dim": 4}), {"vectors": IMAGE}),
