@@ -47,7 +47,8 @@ class Batch:
         row: (B,) int64 position in the split. label: (B,) float32.
         target: (B,) int64, index of the target among the U items. items: (U,) int64 item indices.
         ids: by table width, the ids of every look-up as a KeyedJaggedTensor with one bag a key: item features
-            hold U bags end to end, sample and user features B, side features S; `bags` has the lengths of lists.
+            and codes of vectors hold U bags end to end, sample and user features B, side features S; `bags` has the
+            lengths of lists.
         bags: feature of kind `ids` -> (U or B,) int64 list lengths.
         dense: (B, F) float32. sequences: by name.
         vectors: by name, (U,) int64 rows in the table of item vectors; 0 where the item has no vector.

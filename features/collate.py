@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from features.batch import Batch, SequenceBatch
 from features.histories import Histories, ranges
 from features.samples import SampleEncoder, Window, action_code
-from features.spec import SAME, BucketFeature, IdFeature, Sequence, is_item, side_name
+from features.spec import SAME, BucketFeature, IdFeature, Sequence, code_names, is_item, side_name
 from features.surprise import COLUMN as SURPRISE
 from features.surprise import surprises
 from features.vocabulary import OOV
@@ -78,6 +78,10 @@ class Collator:
                     found.numbers[number] = ((codes[found.item] == wanted) & (wanted != OOV)).float()
             sequences[sequence.name] = found
             start = stop
+        vectors = {name: source.rows(items) for name, source in self.samples.vectors.items()}
+        for coded in (v for v in self.spec.vectors if v.codes):
+            codes = self.samples.codes[coded.name].of(vectors[coded.name])
+            values |= dict(zip(code_names(coded), codes.T, strict=True))
         if rng is not None:
             self._drop(values, rng)
         return Batch(
@@ -89,7 +93,7 @@ class Collator:
             bags={name: _tensor(lengths) for name, lengths in bags.items()},
             dense=_tensor(window.dense[chosen]),
             sequences=sequences,
-            vectors={name: _tensor(source.rows(items)) for name, source in self.samples.vectors.items()},
+            vectors={name: _tensor(rows) for name, rows in vectors.items()},
         )
 
     def _keyed(self, keys: list[str], values: dict[str, np.ndarray]) -> KeyedJaggedTensor:

@@ -13,10 +13,23 @@ from data.arrays import open_array
 from data.dataset import Dataset
 from data.errors import InputError
 from features import columns
+from features.codebooks import Codebooks
 from features.columns import Buckets, Codes, Normaliser, entity_of
 from features.histories import SeenInTraining
-from features.spec import SAME, BucketFeature, DenseFeature, FeatureSpec, IdFeature, Sequence, Side, side_name
+from features.semantic_codes import fit_codebooks
+from features.spec import (
+    SAME,
+    BucketFeature,
+    DenseFeature,
+    FeatureSpec,
+    IdFeature,
+    Sequence,
+    Side,
+    code_names,
+    side_name,
+)
 from features.surprise import COLUMN as SURPRISE
+from features.vector_source import VectorSource
 from features.vocabulary import Vocabulary
 
 FIT_ROWS = 2_000_000
@@ -28,7 +41,8 @@ class FeatureEncoder:
 
     Attributes:
         spec: the feature specification it was fitted for.
-        vocabularies: by table. buckets: by lookup name. normalisers: by dense feature.
+        vocabularies: by table. buckets: by lookup name. normalisers: by dense feature. codebooks: by
+            vectors that have codes.
     """
 
     def __init__(
@@ -37,23 +51,33 @@ class FeatureEncoder:
         vocabularies: dict[str, Vocabulary],
         buckets: dict[str, Buckets],
         normalisers: dict[str, Normaliser],
+        codebooks: dict[str, Codebooks],
     ) -> None:
         self.spec, self.vocabularies, self.buckets, self.normalisers = spec, vocabularies, buckets, normalisers
+        self.codebooks = codebooks
+        self._code_rows = {n: codebooks[v.name].rows for v in spec.vectors if v.codes for n in code_names(v)}
 
     @classmethod
-    def fit(cls, spec: FeatureSpec, dataset: Dataset) -> "FeatureEncoder":
+    def fit(
+        cls, spec: FeatureSpec, dataset: Dataset, sources: dict[str, VectorSource] | None = None
+    ) -> "FeatureEncoder":
         """Learn from the train split. Memory: entities plus at most FIT_ROWS rows of the numeric columns.
 
+        `sources`: the opened stores by name, for vectors whose codes are asked for.
         Raises InputError for columns that are absent or of the wrong kind.
         """
         fitting = _Fitting(spec, dataset)
         fitting.require_numbers()
-        return cls(spec, fitting.vocabularies(), fitting.buckets(), fitting.normalisers())
+        coded = {v.name: v for v in spec.vectors if v.codes}
+        codebooks = {name: fit_codebooks(v, (sources or {})[name], dataset) for name, v in coded.items()}
+        return cls(spec, fitting.vocabularies(), fitting.buckets(), fitting.normalisers(), codebooks)
 
     def rows(self, table: str) -> int:
         """Rows of an embedding table."""
         if table in self.vocabularies:
             return self.vocabularies[table].rows
+        if table in self._code_rows:
+            return self._code_rows[table]
         return max(self.buckets[name].rows for t, name in self.spec.lookups() if t == table)
 
     def codes(self, feature: IdFeature | BucketFeature, series: pl.Series) -> Codes:
@@ -81,10 +105,12 @@ class FeatureEncoder:
         return ((out - norm.mean) / norm.scale if feature.standardise else out).astype(np.float32)
 
     def save(self, folder: Path) -> None:
-        """Write encoder.json and one .npy a vocabulary (no pickle) into `folder`."""
+        """Write encoder.json and one .npy a vocabulary and codebook (no pickle) into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         for table, vocabulary in self.vocabularies.items():
             np.save(folder / f"vocabulary-{table}.npy", vocabulary.values)
+        for name, codebooks in self.codebooks.items():
+            np.save(folder / f"codes-{name}.npy", codebooks.centroids_LKM)
         (folder / "encoder.json").write_text(json.dumps(self._facts(), indent=1))
 
     @classmethod
@@ -101,11 +127,13 @@ class FeatureEncoder:
             table: Vocabulary(np.array(open_array(folder / f"vocabulary-{table}.npy")), v["rows"], v["hashed"])
             for table, v in facts["vocabularies"].items()
         }
+        spec = FeatureSpec.model_validate(facts["spec"])
         return cls(
-            FeatureSpec.model_validate(facts["spec"]),
+            spec,
             vocabularies,
             {name: Buckets(np.array(cuts, np.float64)) for name, cuts in facts["buckets"].items()},
             {name: Normaliser(**norm) for name, norm in facts["normalisers"].items()},
+            {v.name: Codebooks(np.array(open_array(folder / f"codes-{v.name}.npy"))) for v in spec.vectors if v.codes},
         )
 
     @property
@@ -114,6 +142,8 @@ class FeatureEncoder:
         digest = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
         for table in sorted(self.vocabularies):
             digest.update(np.ascontiguousarray(self.vocabularies[table].values).tobytes())
+        for name in sorted(self.codebooks):
+            digest.update(np.ascontiguousarray(self.codebooks[name].centroids_LKM).tobytes())
         return digest.hexdigest()
 
     def _facts(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import polars as pl
 from data.dataset import Dataset
 from data.errors import InputError
 from features import columns
+from features.codebooks import ItemCodes
 from features.columns import Codes, entity_of
 from features.encoder import FeatureEncoder
 from features.entities import Entities, dense_columns, encode_entities
@@ -59,6 +60,9 @@ class SampleEncoder:
         where they are encoded already."""
         self.encoder, self.dataset, self.vectors = encoder, dataset, vectors or {}
         assert set(self.vectors) == {v.name for v in encoder.spec.vectors}
+        self.codes: dict[str, ItemCodes] = {
+            name: self.vectors[name].codes(books) for name, books in encoder.codebooks.items()
+        }
         self.items = items or encode_entities(encoder, "item", dataset.items().collect())
         self.users = users or encode_entities(encoder, "user", dataset.users().collect())
         self._histories = {

@@ -113,6 +113,17 @@ class Sequence(Config):
 VectorMode = Literal["frozen", "projected", "finetuned"]
 
 
+class Codes(Config):
+    """Semantic ids: residual k-means codes of the vectors (features/semantic_codes.py), looked up as ids.
+
+    Level k has the table NAME_codek, whose settings are in `tables` like those of any other.
+    """
+
+    levels: int = Field(3, ge=1, le=16, description="codes of an item, each of what the ones before leave over")
+    size: int = Field(256, ge=2, le=32_000, description="centroids a level")
+    seed: int = Field(0, ge=0, description="of the k-means")
+
+
 class ItemVectors(Config):
     """Multimodal vectors of the items: a representation store, given at start-up as `--store NAME=DIR`.
 
@@ -132,6 +143,7 @@ class ItemVectors(Config):
         "train.dense.lr)",
     )
     projection: tuple[int, ...] = Field((128,), min_length=1, description="projected: hidden widths of the MLP")
+    codes: Codes | None = Field(None, description="semantic ids of the vectors as stored; None: none")
     shuffle: int | None = Field(
         None, ge=0, description="seed: permute the vectors among the items that have one (a control without content)"
     )
@@ -150,7 +162,7 @@ class FeatureSpec(Config):
     def _consistent(self) -> "FeatureSpec":
         names = [f.name for f in self.features] + [s.name for s in self.sequences]
         names += [side_name(s, f) for s in self.sequences for f in s.side]
-        names += [v.name for v in self.vectors]
+        names += [name for v in self.vectors for name in (v.name, *code_names(v))]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"names used twice: {', '.join(twice)}")
@@ -191,10 +203,10 @@ class FeatureSpec(Config):
         return self.tables.get(name, self.default_table)
 
     def lookups(self) -> list[tuple[str, str]]:
-        """(table, feature) of every embedding look-up, in a fixed order: features first, then side features."""
+        """(table, feature) of every embedding look-up, in a fixed order: features, side features, codes of vectors."""
         own = [(f.table or f.name, f.name) for f in self.features if isinstance(f, IdFeature | BucketFeature)]
         side = [(f.table or side_name(s, f), side_name(s, f)) for s in self.sequences for f in s.side]
-        return own + side
+        return own + side + [(name, name) for vectors in self.vectors for name in code_names(vectors)]
 
     def tables_in_use(self) -> list[str]:
         """Names of the embedding tables, in order of first use."""
@@ -204,6 +216,11 @@ class FeatureSpec(Config):
 def side_name(sequence: Sequence, feature: Side) -> str:
     """Name under which a sequence's side feature is looked up."""
     return f"{sequence.name}_{feature.name}"
+
+
+def code_names(vectors: ItemVectors) -> list[str]:
+    """Names of the tables and look-ups of the vectors' codes, by level."""
+    return [f"{vectors.name}_code{level + 1}" for level in range(vectors.codes.levels if vectors.codes else 0)]
 
 
 def is_item(feature: Feature) -> bool:

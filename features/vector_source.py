@@ -11,6 +11,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.errors import InputError
+from features.codebooks import Codebooks, ItemCodes
 from features.item_rows import ItemRows
 from features.spec import FeatureSpec, ItemVectors
 from features.store import Store, Version, open_version
@@ -41,6 +42,7 @@ class VectorSource:
             raise InputError(f"{root}: vectors of {self.dim} dimensions; a table needs a multiple of 4")
         self.table_rows: int = meta["items"] + 1
         self._vector_of = self._permutation() if spec.shuffle is not None else None
+        self._codes: ItemCodes | None = None
 
     def rows(self, items: np.ndarray) -> np.ndarray:
         """Table rows (n,) int64 of item indices (n,); MISSING where an item has no vector."""
@@ -49,12 +51,22 @@ class VectorSource:
         source = rows if self._vector_of is None else self._vector_of[rows]
         return np.where(known, source + 1, MISSING).astype(np.int64)
 
-    def block(self, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop of the table, (stop - start, dim) float32, length 1; zeros where there is no vector."""
-        out = np.zeros((stop - start, self.dim), np.float32)
-        first = max(start, 1)
-        out[first - start :] = self.version.vectors(np.arange(first - 1, stop - 1), self.dim)[0]
+    def stored(self, rows: np.ndarray) -> np.ndarray:
+        """Table rows (n,) as the store has them, (n, dim) float32, length 1; zeros where there is no vector."""
+        out = np.zeros((len(rows), self.dim), np.float32)
+        there = rows != MISSING
+        out[there] = self.version.vectors(rows[there] - 1, self.dim)[0]
         return out
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop of the table, as `stored`."""
+        return self.stored(np.arange(start, stop))
+
+    def codes(self, codebooks: Codebooks) -> ItemCodes:
+        """Codes of the table's rows by these codebooks: of the vectors as stored, whatever is trained."""
+        if self._codes is None or self._codes.codebooks is not codebooks:
+            self._codes = ItemCodes(codebooks, self.stored, self.table_rows)
+        return self._codes
 
     def facts(self) -> dict[str, Any]:
         """What a run records of its store."""

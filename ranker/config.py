@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from data.config import Config
 from features.spec import SAME, FeatureSpec, Name
-from ranker.content_config import Mechanism, numbers_of, sequences_of
+from ranker.content_config import Mechanism, SemanticIds, numbers_of, sequences_of
 
 Activation = Literal["relu", "sigmoid", "dice", "prelu"]
 
@@ -179,6 +179,12 @@ class Recipe(Config):
                         f"add it to the numbers of sequence {name!r}"
                     )
         read = {config.vectors for config in self.model.content}
+        coded = {v.name for v in self.features.vectors if v.codes}
+        wanted = {config.vectors for config in self.model.content if isinstance(config, SemanticIds)}
+        if wanted != coded:
+            name = sorted(wanted ^ coded)[0]
+            lacks = "have no codes" if name in wanted else "have codes that nothing in model reads"
+            raise ValueError(f"features.vectors {name!r} {lacks}; semantic_ids reads codes")
         for name, model in self.model.sequences.items():
             strange = [v for v in model.vectors() if v not in vectors]
             if strange:

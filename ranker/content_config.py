@@ -55,6 +55,17 @@ class Cube(Config):
     )
 
 
+class SemanticIds(Config):
+    """Codes of the vectors as trainable ids of the target and of the behaviours, which an attention weighs."""
+
+    kind: Literal["semantic_ids"]
+    vectors: Name = Field(description="which of features.vectors; it must have codes")
+    sequence: Name = SEQUENCE
+    hidden: tuple[int, ...] = Field(
+        (32,), min_length=1, description="widths of the attention MLP over [q, k, q-k, q*k]"
+    )
+
+
 class ResidualInterest(Config):
     """Kernel regression of a signed number of the behaviours (their surprise) at the target's vector."""
 
@@ -69,14 +80,16 @@ class ResidualInterest(Config):
     prior: float = Field(5.0, gt=0, description="initial pseudo-count of the user's mean, learned")
 
 
-Mechanism = Annotated[Concat | ContentQuality | SimTierHistogram | Cube | ResidualInterest, Field(discriminator="kind")]
+Mechanism = Annotated[
+    Concat | ContentQuality | SimTierHistogram | Cube | ResidualInterest | SemanticIds, Field(discriminator="kind")
+]
 
 
 def sequences_of(config: Mechanism) -> tuple[str, ...]:
     """Sequences that a mechanism reads."""
     if isinstance(config, Cube):
         return config.sequences
-    return (config.sequence,) if isinstance(config, SimTierHistogram | ResidualInterest) else ()
+    return (config.sequence,) if isinstance(config, SimTierHistogram | ResidualInterest | SemanticIds) else ()
 
 
 def numbers_of(config: Mechanism) -> tuple[tuple[str, str], ...]:

@@ -10,13 +10,32 @@ from ranker.similarity import Cosines, cosines
 from ranker.target_attention import Behaviours
 
 
+@dataclass(frozen=True)
+class Widths:
+    """What mechanisms are built from.
+
+    Attributes:
+        vectors: width of a store's vectors. codes: of the embeddings of an item's codes, all levels together; by store.
+        items, sides: width of a behaviour's item and side embeddings, by sequence.
+    """
+
+    vectors: dict[str, int]
+    codes: dict[str, int]
+    items: dict[str, int]
+    sides: dict[str, int]
+
+
 @dataclass
 class Evidence:
-    """One batch: the embedded behaviours of every sequence and the content of every store, by name."""
+    """One batch: the embedded behaviours of every sequence and the content of every store, by name.
+
+    rows: (U, D) of the codes' look-ups.
+    """
 
     batch: Batch
     content: dict[str, Content]
     behaviours: dict[str, Behaviours] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
     _cosines: dict[tuple[str, str], Cosines] = field(default_factory=dict)
 
     def cosines(self, vectors: str, sequence: str) -> Cosines:

@@ -2,12 +2,14 @@
 
 from torch import Tensor, nn
 
+from features.spec import FeatureSpec, code_names
 from ranker.concatenation import Concatenation
-from ranker.content_config import Concat, ContentQuality, Cube, Mechanism, SimTierHistogram
+from ranker.content_config import Concat, ContentQuality, Cube, Mechanism, SemanticIds, SimTierHistogram
 from ranker.content_quality import QualityHead
 from ranker.cube import CubeExtractor
-from ranker.mechanism import Evidence
+from ranker.mechanism import Evidence, Widths
 from ranker.residual_interest import ResidualEvidence
+from ranker.semantic_ids import SemanticIdInterest
 from ranker.simtier import SimTier
 
 
@@ -28,12 +30,9 @@ class SimTierOfTarget(nn.Module):
         return self.histogram(found, sequence, None if split is None else (sequence.numbers[split] > 0).long())
 
 
-def mechanism(config: Mechanism, vector_dims: dict[str, int], embedding_dims: dict[str, int]) -> nn.Module:
-    """The module of one entry of `model.content`.
-
-    vector_dims: by store. embedding_dims: width of a behaviour's embedding, by sequence.
-    """
-    dim = vector_dims[config.vectors]
+def mechanism(config: Mechanism, widths: Widths, spec: FeatureSpec) -> nn.Module:
+    """The module of one entry of `model.content`."""
+    dim = widths.vectors[config.vectors]
     if isinstance(config, Concat):
         return Concatenation(config.vectors, dim)
     if isinstance(config, ContentQuality):
@@ -41,5 +40,9 @@ def mechanism(config: Mechanism, vector_dims: dict[str, int], embedding_dims: di
     if isinstance(config, SimTierHistogram):
         return SimTierOfTarget(config)
     if isinstance(config, Cube):
+        embedding_dims = {name: widths.items[name] + widths.sides[name] for name in widths.items}
         return CubeExtractor(config, embedding_dims, dim)
+    if isinstance(config, SemanticIds):
+        names = next(code_names(vectors) for vectors in spec.vectors if vectors.name == config.vectors)
+        return SemanticIdInterest(config, widths, names)
     return ResidualEvidence(config)

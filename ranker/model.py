@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from features.batch import Batch
 from features.encoder import FeatureEncoder
-from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, is_item, side_name
+from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, code_names, is_item, side_name
 from features.vector_source import VectorSource
 from ranker.config import Recipe, SequenceModel
 from ranker.interaction import Head, Tower
 from ranker.item_vectors import VectorTables, is_trained
 from ranker.jagged import segment_mean
-from ranker.mechanism import Evidence
+from ranker.mechanism import Evidence, Widths
 from ranker.mechanisms import mechanism
 from ranker.sequence_interest import SequenceInterest
 from ranker.tables import Tables
@@ -39,18 +39,17 @@ class Ranker(nn.Module):
         self.row_features = [f.name for f in lookups if not is_item(f)]
         width = sum(dims[f.name] for f in lookups) + sum(isinstance(f, DenseFeature) for f in spec.features)
         self.interests = nn.ModuleDict()
-        embedding_dims: dict[str, int] = {}
+        codes = {v.name: sum(dims[name] for name in code_names(v)) for v in spec.vectors}
+        widths = Widths(self.vectors.dims, codes, {}, {})
         for sequence in spec.sequences:
             config = recipe.model.sequences.get(sequence.name, SequenceModel())  # pyright: ignore[reportCallIssue]
             item_dim = sum(dims[f] for f in sequence.fields)
             side_dim = sum(dims[side_name(sequence, f)] for f in sequence.side)
-            embedding_dims[sequence.name] = item_dim + side_dim
+            widths.items[sequence.name], widths.sides[sequence.name] = item_dim, side_dim
             module = SequenceInterest(sequence.name, item_dim, side_dim, config)
             self.interests[sequence.name] = module
             width += module.width
-        self.content = nn.ModuleList(
-            mechanism(config, self.vectors.dims, embedding_dims) for config in recipe.model.content
-        )
+        self.content = nn.ModuleList(mechanism(config, widths, spec) for config in recipe.model.content)
         width += sum(int(module.width) for module in self.content)  # pyright: ignore[reportArgumentType]
         self.norm = nn.LayerNorm(width) if recipe.model.layer_norm else nn.Identity()
         tower = Tower(width, recipe.model.tower, recipe.model.activation, recipe.model.dropout)
@@ -85,7 +84,8 @@ class Ranker(nn.Module):
             rows[name] = segment_mean(rows[name], lengths)
         parts = [rows[name] for name in self.row_features]
         parts += [rows[name].index_select(0, batch.target) for name in self.item_features]
-        evidence = Evidence(batch, self.vectors(rows, batch))
+        codes = {name: rows[name] for vectors in self.spec.vectors for name in code_names(vectors)}
+        evidence = Evidence(batch, self.vectors(rows, batch), rows=codes)
         for sequence in self.spec.sequences:
             name, items_UD = sequence.name, torch.cat([rows[f] for f in sequence.fields], 1)
             found, side = batch.sequences[name], [rows[side_name(sequence, f)] for f in sequence.side]

@@ -47,7 +47,7 @@ class Trainer:
         self.recipe, self.dataset, self.run, self.ranks = recipe, dataset, run, ranks
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
-        self.encoder = FeatureEncoder.fit(recipe.features, dataset)
+        self.encoder = FeatureEncoder.fit(recipe.features, dataset, sources)
         self.samples = SampleEncoder(self.encoder, dataset, sources)
         self.loader = Loader(
             self.samples,

@@ -64,7 +64,7 @@ class RequestEncoder:
         users = self.users.find(requests.user)
         shown = len(requests.item)
         log = RequestLog(self.signature, requests, found.at[shown:])
-        sources = {name: RequestVectors(pinned.ids(found.ids)) for name, pinned in vectors.items()}
+        sources = {name: RequestVectors(pinned.ids(found.ids), pinned.codes) for name, pinned in vectors.items()}
         samples = SampleEncoder(self.encoder, log, dict(sources), found.entities, users.entities)
         context = np.repeat(np.arange(len(requests)), requests.candidates)
         columns = {

@@ -83,7 +83,7 @@ class Model:
         facts = self.package.vectors[name]
         table = HostTable(self.folder / "tables", name) if facts.table else None
         own = self.folder / "stores" / name
-        return ServedVectors(name, facts, own, stores.get(name, own), table)
+        return ServedVectors(name, facts, own, stores.get(name, own), table, self.encoder.codebooks.get(name))
 
 
 def probability(logits: np.ndarray) -> np.ndarray:

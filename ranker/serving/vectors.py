@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.config import Config
 from data.errors import InputError
+from features.codebooks import Codebooks, ItemCodes
 from features.item_rows import UNKNOWN, ItemRows
 from features.store import Store, Version
 from features.store_writer import StoreWriter
@@ -39,12 +40,14 @@ class Pinned:
     Attributes:
         first: table row of the store's row 0.
         trained: the version that a trained table started from, None for vectors that are as stored.
+        codes: semantic ids of the table rows, if the model reads them.
     """
 
     version: Version
     items: ItemRows
     first: int = 1
     trained: "Pinned | None" = None
+    codes: ItemCodes | None = None
 
     def ids(self, item_ids: np.ndarray) -> np.ndarray:
         """Table rows (n,) int64 of item ids (n,); MISSING where an item has no vector."""
@@ -57,12 +60,29 @@ class Pinned:
         before = self.trained.ids(item_ids)
         return np.where(before == MISSING, own, before)
 
+    def stored(self, rows: np.ndarray, dim: int) -> np.ndarray:
+        """Vectors (n, dim) float32 of table rows (n,), none MISSING, as the stores have them."""
+        out = np.empty((len(rows), dim), np.float32)
+        own = rows >= self.first
+        out[own] = self.version.vectors(rows[own] - self.first, dim)[0]
+        if self.trained is not None:
+            out[~own] = self.trained.stored(rows[~own], dim)
+        return out
+
 
 class ServedVectors:
     """The vectors of one name. `pinned` is replaced as a whole, so a reader takes it once a batch."""
 
-    def __init__(self, name: str, facts: VectorFacts, own: Path, root: Path, table: HostTable | None) -> None:
-        """`own`: the package's store. `root`: the store to follow. `table`: of trained vectors.
+    def __init__(
+        self,
+        name: str,
+        facts: VectorFacts,
+        own: Path,
+        root: Path,
+        table: HostTable | None,
+        codebooks: Codebooks | None = None,
+    ) -> None:
+        """`own`: the package's store. `root`: the store to follow. `table`: of trained vectors. `codebooks`: of codes.
 
         Raises InputError if the store is absent, or of another encoder or width, or has no ids.
         """
@@ -76,6 +96,8 @@ class ServedVectors:
             start = Store(own).current
             trained = Pinned(start, ItemRows(start))
             self.pinned = Pinned(current, ItemRows(current), len(table.codes), trained)
+        if codebooks is not None:
+            self.pinned = self._coded(self.pinned, codebooks, None)
 
     def refresh(self) -> bool:
         """Move to the newest version of the store; True if that is another one.
@@ -86,8 +108,23 @@ class ServedVectors:
             return False
         version = self._store.current
         self._check(version)
-        self.pinned = replace(self.pinned, version=version, items=self.pinned.items.later(version))
+        before = self.pinned
+        pinned = replace(before, version=version, items=before.items.later(version))
+        if before.codes is not None:
+            same = version.meta["origin"] == before.version.meta["origin"]
+            pinned = self._coded(pinned, before.codes.codebooks, before.codes if same else None)
+        self.pinned = pinned
         return True
+
+    def _coded(self, pinned: Pinned, codebooks: Codebooks, before: ItemCodes | None) -> Pinned:
+        """`pinned` with codes; those known `before` of the same rows are kept."""
+        rows = pinned.first + pinned.version.meta["items"]
+
+        def stored(at: np.ndarray) -> np.ndarray:
+            return pinned.stored(at, self.facts.dim)
+
+        codes = ItemCodes(codebooks, stored, rows) if before is None else before.grown(stored, rows)
+        return replace(pinned, codes=codes)
 
     def rows(self, ids: Tensor, pinned: Pinned) -> Tensor:
         """Vectors (U, M) float32 of table rows (U,); 0 where there is none."""
@@ -112,9 +149,9 @@ class ServedVectors:
 class RequestVectors(VectorSource):
     """The table rows of a batch's own items, in the place of a dataset's source."""
 
-    def __init__(self, ids: np.ndarray) -> None:
-        """`ids`: table row of each item of the batch."""
-        self._ids = ids
+    def __init__(self, ids: np.ndarray, codes: ItemCodes | None) -> None:
+        """`ids`: table row of each item of the batch. `codes`: of the table rows."""
+        self._ids, self._codes = ids, codes
 
     def rows(self, items: np.ndarray) -> np.ndarray:
         """Table rows (n,) of items (n,)."""

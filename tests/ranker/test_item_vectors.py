@@ -145,6 +145,13 @@ def test_mistakes_are_one_line(recipe, small, store, tmp_path, capsys):
     assert "simtier reads sequence 'liked', features.sequences has: rated" in fails(other[0], other[1] % "liked")
     message = "simtier reads 'action' of the behaviours; add it to the numbers of sequence 'rated'"
     assert message in fails(other[0], other[1] % "rated")
+    semantic = "model.content.0={kind: semantic_ids, vectors: image, sequence: rated}"
+    assert "'image' have no codes; semantic_ids reads codes" in fails("--set", semantic)
+    codes = "features.vectors.image.codes={levels: 2}"
+    assert "'image' have codes that nothing in model reads" in fails("--set", codes)
+    assert "codes of 256 centroids need as many vectors" in fails(
+        *("--store", str(store)), *("--set", codes), *("--set", semantic)
+    )
     assert "asks for 3 dimensions" in fails("--store", str(store), "--set", "features.vectors.image.dim=3")
     odd, wide = write_store(tmp_path / "odd", small, dim=6), write_store(tmp_path / "wide", small, dim=12)
     assert "vectors of 6 dimensions; a table needs a multiple of 4" in fails("--store", str(odd))
@@ -159,6 +166,7 @@ MECHANISMS = {
     "simtier": "{kind: simtier, vectors: image, sequence: rated, split_by: action}",
     "cube": "{kind: cube, vectors: image, sequences: [rated], weights: sigmoid, top: 3}",
     "residual": "{kind: residual, vectors: image, sequence: rated}",
+    "semantic_ids": "{kind: semantic_ids, vectors: image, sequence: rated, hidden: [4]}",
 }
 
 
@@ -169,6 +177,7 @@ def test_every_mechanism_trains_in_every_mode_and_is_loaded_again(mode, recipe, 
         f"model.content=[{', '.join(MECHANISMS.values())}]",
         "features.sequences.rated.numbers=[surprise, action]",
         f"features.vectors.image.mode={mode}",
+        "features.vectors.image.codes={levels: 2, size: 4}",
     ]
     start, end, model = run(recipe, small, store, tmp_path / "run", *changes)
     assert torch.equal(start, end) == (mode != "finetuned")

@@ -6,6 +6,7 @@ from ranker.config import Mechanism, Recipe, SequenceModel
 from tests.ranker.conftest import TINY
 
 IMAGE = [{"name": "image"}]
+CODED = [{"name": "image", "codes": {"levels": 2, "size": 4}}]
 NUMBERED = {"sequences": [{**TINY["features"]["sequences"][0], "numbers": ["surprise", "action", "same.item"]}]}
 SEARCHES = ({"kind": "cosine", "vectors": "image"}, {"kind": "inner"}, {"kind": "simhash", "bits": 8})
 
@@ -39,6 +40,7 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"vectors": IMAGE} | NUMBERED,
     ),
     "residual": (_content({"kind": "residual", "sequence": "rated"}), {"vectors": IMAGE} | NUMBERED),
+    "semantic-ids": (_content({"kind": "semantic_ids", "sequence": "rated"}), {"vectors": CODED}),
     "sa-ta": (_sequence(kind="din", hidden=[8], softmax=True, similarity_attention="image"), {"vectors": IMAGE}),
     "similarity-side": (_sequence(kind="mha", similarity_side={"vectors": "image", "dim": 4}), {"vectors": IMAGE}),
     "category-search": (_sequence(kind="mean", search={"kind": "category", "category": "item"}), NUMBERED),
@@ -59,7 +61,7 @@ EVERYTHING = (
     },
     {
         "sequences": [*NUMBERED["sequences"], {"name": "again", "length": 5, "fields": ["item"]}],
-        "vectors": [{"name": "image", "mode": "projected"}],
+        "vectors": [{**CODED[0], "mode": "projected"}],
     },
 )
 

@@ -37,9 +37,9 @@ def store(small, tmp_path_factory):
 def build(config, small, store):
     """An untrained ranker with random tables, and batches of every shape by name."""
     torch.manual_seed(0)
-    encoder = FeatureEncoder.fit(config.features, Dataset(small))
-    stores = {v.name: store for v in config.features.vectors}
-    samples = SampleEncoder(encoder, Dataset(small), open_sources(config.features, Dataset(small), stores))
+    sources = open_sources(config.features, Dataset(small), {v.name: store for v in config.features.vectors})
+    encoder = FeatureEncoder.fit(config.features, Dataset(small), sources)
+    samples = SampleEncoder(encoder, Dataset(small), sources)
     ranker = Ranker(config, encoder, samples.vectors, CPU).eval()
     with torch.no_grad():
         for parameter in ranker.parameters():
