@@ -29,7 +29,11 @@ class SimTier(nn.Module):
             place = group * TIERS + place
         counts = self.weight.new_zeros(sequence.lengths.size(0) * self.width)
         counts = counts.index_add(0, sequence.row * self.width + place, torch.ones_like(place, dtype=counts.dtype))
-        return torch.log1p(counts).view(-1, self.width) * self.weight
+        return self.weighed(counts.view(-1, self.width))
+
+    def weighed(self, counts: Tensor) -> Tensor:
+        """counts (B, groups * 22) of the tiers -> (B, groups * 22)."""
+        return torch.log1p(counts) * self.weight
 
 
 def tiers(found: Cosines) -> Tensor:

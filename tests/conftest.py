@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from data.dataset import Dataset
 from data.prepare import prepare
 from data.sources.movielens_posters import MovielensPosters
 from features.store_writer import StoreWriter
+
+if shutil.which("nvidia-smi") is None:  # before anything imports Triton: its kernels then run in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

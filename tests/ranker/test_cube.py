@@ -3,10 +3,17 @@
 import pytest
 import torch
 
+from ranker import cube
 from ranker.content_config import Cube
 from ranker.cube import CubeExtractor
 from tests.ranker.evidence import D, E, M, assert_same, histories, leaves, make_evidence
 from tests.ranker.test_simtier import reference as simtier_reference
+
+
+@pytest.fixture(params=[False, True], ids=["products", "one-pass"])
+def way(request, monkeypatch):
+    """Both ways to the same figures: sparse products over distinct items, and the kernel of one pass (in blocks)."""
+    monkeypatch.setattr(cube, "one_pass", lambda vectors: request.param)
 
 
 def weights_of(module, h, among):
@@ -43,7 +50,7 @@ def reference(module, e, top, split=False):
 @pytest.mark.parametrize("weights", ["softmax", "sigmoid"])
 @pytest.mark.parametrize(("simtier", "top"), [(True, 4), (False, 4), (True, 0)])
 @pytest.mark.parametrize("side", [True, False], ids=["side", "no-side"])
-def test_equals_the_reference_forward_and_backward(weights, simtier, top, side):
+def test_equals_the_reference_forward_and_backward(way, weights, simtier, top, side):
     e = make_evidence(side=side)
     config = Cube(kind="cube", vectors="image", sequences=("seq",), weights=weights, simtier=simtier, top=top)  # pyright: ignore
     width = D + (E if side else 0)
@@ -54,7 +61,7 @@ def test_equals_the_reference_forward_and_backward(weights, simtier, top, side):
 
 
 @pytest.mark.parametrize("weights", ["softmax", "sigmoid"])
-def test_split_by_a_number_it_reads_the_liked_and_the_others_apart(weights):
+def test_split_by_a_number_it_reads_the_liked_and_the_others_apart(way, weights):
     e = make_evidence()
     config = Cube(kind="cube", vectors="image", sequences=("seq",), weights=weights, top=3, split_by="surprise")  # pyright: ignore
     module = CubeExtractor(config, {"seq": D + E}, M).double()
@@ -64,7 +71,7 @@ def test_split_by_a_number_it_reads_the_liked_and_the_others_apart(weights):
 
 
 @pytest.mark.parametrize("weights", ["softmax", "sigmoid"])
-def test_without_comparable_behaviours_there_is_no_evidence(weights):
+def test_without_comparable_behaviours_there_is_no_evidence(way, weights):
     """Empty history, no vector of the target, no vector of any behaviour: zeros and no nan anywhere."""
     e = make_evidence()
     config = Cube(kind="cube", vectors="image", sequences=("seq",), weights=weights, simtier=False, top=2)  # pyright: ignore
