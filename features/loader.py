@@ -70,6 +70,14 @@ class Loader:
         """Batches of an epoch on each rank; the last may be smaller, and empty on some ranks."""
         return -(-self.rows // (self.batch_size * self.world_size))
 
+    def share(self, number: int, rows: int) -> float:
+        """Weight of this rank's mean loss over its `rows` rows of batch `number`.
+
+        With it the ranks' average is the mean over all rows of the batch.
+        """
+        size = self.batch_size * self.world_size
+        return rows * self.world_size / min(size, self.rows - number * size)
+
     def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
         """Batches `first_batch`.. of an epoch, in order."""
         windows = self._windows(epoch)

@@ -80,8 +80,24 @@ class ResidualInterest(Config):
     prior: float = Field(5.0, gt=0, description="initial pseudo-count of the user's mean, learned")
 
 
+class Make(Config):
+    """A DIN of the vectors alone, trained first and by itself; its vector, hidden layers and logit enter the model."""
+
+    kind: Literal["make"]
+    vectors: Name = VECTORS
+    sequence: Name = SEQUENCE
+    numbers: tuple[Name, ...] = Field((), description="numbers of the behaviours beside their vectors (say surprise)")
+    width: int = Field(64, ge=1, description="width that the vectors are projected to")
+    attention: tuple[int, ...] = Field((32,), min_length=1, description="widths of the attention MLP")
+    tower: tuple[int, ...] = Field((64, 32), min_length=1, description="hidden widths above it")
+    epochs: int = Field(5, ge=1, description="passes over the train split before the first step of the model itself")
+    lr: float = Field(1e-3, gt=0, description="learning rate in those passes; the optimizer is that of train.dense")
+    then: Literal["frozen", "trained"] = Field("frozen", description="what happens to it while the model is trained")
+
+
 Mechanism = Annotated[
-    Concat | ContentQuality | SimTierHistogram | Cube | ResidualInterest | SemanticIds, Field(discriminator="kind")
+    Concat | ContentQuality | SimTierHistogram | Cube | ResidualInterest | SemanticIds | Make,
+    Field(discriminator="kind"),
 ]
 
 
@@ -89,11 +105,13 @@ def sequences_of(config: Mechanism) -> tuple[str, ...]:
     """Sequences that a mechanism reads."""
     if isinstance(config, Cube):
         return config.sequences
-    return (config.sequence,) if isinstance(config, SimTierHistogram | ResidualInterest | SemanticIds) else ()
+    return (config.sequence,) if isinstance(config, SimTierHistogram | ResidualInterest | SemanticIds | Make) else ()
 
 
 def numbers_of(config: Mechanism) -> tuple[tuple[str, str], ...]:
     """(sequence, number) pairs that a mechanism reads."""
+    if isinstance(config, Make):
+        return tuple((config.sequence, number) for number in config.numbers)
     if isinstance(config, ResidualInterest):
         return ((config.sequence, config.number),)
     if isinstance(config, SimTierHistogram) and config.split_by is not None:

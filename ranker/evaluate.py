@@ -99,6 +99,13 @@ def predictions(model: nn.Module, samples: SampleEncoder, split: str, ranks: Ran
     return pl.DataFrame({"row": row, "score": score}).sort("row")
 
 
+def valid_figures(model: nn.Module, samples: SampleEncoder, ranks: Ranks) -> dict[str, Any]:
+    """Figures of the valid split without slices, of which train.stop_metric is one; the same on every rank."""
+    scores = predictions(model, samples, "valid", ranks)
+    keys = samples.dataset.samples("valid").select("user", "label").collect(engine="streaming")
+    return metrics.summary(keys["label"].to_numpy(), scores["score"].to_numpy(), keys["user"].to_numpy())
+
+
 def score_batches(model: nn.Module, loader: Loader, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(row, click probability) of each batch; the model is put back into its mode afterwards.
 

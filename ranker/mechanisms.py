@@ -4,9 +4,10 @@ from torch import Tensor, nn
 
 from features.spec import FeatureSpec, code_names
 from ranker.concatenation import Concatenation
-from ranker.content_config import Concat, ContentQuality, Cube, Mechanism, SemanticIds, SimTierHistogram
+from ranker.content_config import Concat, ContentQuality, Cube, Make, Mechanism, SemanticIds, SimTierHistogram
 from ranker.content_quality import QualityHead
 from ranker.cube import CubeExtractor
+from ranker.make import MakeExtractor
 from ranker.mechanism import Evidence, Widths
 from ranker.residual_interest import ResidualEvidence
 from ranker.semantic_ids import SemanticIdInterest
@@ -42,6 +43,8 @@ def mechanism(config: Mechanism, widths: Widths, spec: FeatureSpec) -> nn.Module
     if isinstance(config, Cube):
         embedding_dims = {name: widths.items[name] + widths.sides[name] for name in widths.items}
         return CubeExtractor(config, embedding_dims, dim)
+    if isinstance(config, Make):
+        return MakeExtractor(config, dim)
     if isinstance(config, SemanticIds):
         names = next(code_names(vectors) for vectors in spec.vectors if vectors.name == config.vectors)
         return SemanticIdInterest(config, widths, names)

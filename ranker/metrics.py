@@ -13,6 +13,12 @@ import numpy as np
 from data.errors import InputError
 
 MIN_CLASS_ROWS = 50
+HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
+
+
+def is_better(metric: str, value: float, before: float | None) -> bool:
+    """Whether a value of auc, gauc or logloss beats the best one `before` (None: there is none)."""
+    return before is None or (value > before if HIGHER_IS_BETTER[metric] else value < before)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Optimizers:
     ) -> None:
         """`rates`: learning rates of modules (by their path in the model) that differ from train.dense.lr."""
         self.train, self.total_steps = train, total_steps
-        named = dense_parameters(model)
+        named = {name: p for name, p in dense_parameters(model).items() if p.requires_grad}
         self.dense = list(named.values())
         groups = [{"params": ps, "lr": lr} for lr, ps in _by_rate(named, train.dense.lr, rates or {}).items()]
         wrapper = KeyedOptimizerWrapper(named, lambda _: dense_optimizer(groups, train.dense))  # pyright: ignore

@@ -33,6 +33,11 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def pretraining(self) -> Path:
+        """Parts that were trained before the model itself: NAME.pt and NAME.json, their figures by epoch."""
+        return self.root / "pretraining"
+
+    @property
     def log(self) -> Path:
         """metrics.jsonl: one line every few steps and one an evaluation."""
         return self.root / "metrics.jsonl"

@@ -7,8 +7,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor
 
 from data.dataset import Dataset
 from data.errors import InputError
@@ -19,19 +17,19 @@ from features.loader import Loader
 from features.ranks import Ranks
 from features.samples import SampleEncoder
 from features.vector_source import VectorSource
-from ranker import metrics
 from ranker.build import build_ranker, parameter_counts
 from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
-from ranker.evaluate import evaluate, predictions
+from ranker.evaluate import evaluate, valid_figures
+from ranker.losses import click_loss
+from ranker.make_training import pretrain
+from ranker.metrics import is_better
 from ranker.model import Ranker
 from ranker.optimizer import Optimizers
 from ranker.run_folder import RunFolder
 from ranker.sharding import describe
 from ranker.start import judged_splits, require_both_classes, start_run, start_sources
 from ranker.train_log import TrainLog
-
-HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
 
 
 class Interrupted(Exception):
@@ -85,11 +83,19 @@ class Trainer:
         log = self.log
         log.open(self.progress)
         try:
+            if not self.progress.step:
+                self._pretrain()
             while self.progress.epoch < self.recipe.train.epochs and not self._out_of_patience():
                 self._epoch(log)
         finally:
             signal.signal(signal.SIGTERM, previous)
             log.close()
+
+    def _pretrain(self) -> None:
+        """What is trained before the model itself; each part goes on where it was left."""
+        model = cast(Ranker, self.model.module)
+        if not pretrain(model, self.recipe, self.samples, self.run, self.ranks, self._asked_to_stop):
+            raise Interrupted("stopped by SIGTERM before the first step of the model; continue with --resume")
 
     def _epoch(self, log: TrainLog) -> None:
         progress, train = self.progress, self.recipe.train
@@ -121,27 +127,18 @@ class Trainer:
         value = loss.item()
         if not self._all_finite(value):
             raise InputError(self._save_batch(batch, value))
-        (loss * self._share(len(batch))).backward()
+        (loss * self.loader.share(progress.batch, len(batch))).backward()
         self.optimizers.step()
         return value
-
-    def _share(self, rows: int) -> float:
-        """Weight of this rank's mean loss, so that the ranks' average is the mean over the global batch's rows."""
-        size = self.loader.batch_size * self.ranks.world_size
-        total = min(size, self.loader.rows - self.progress.batch * size)
-        return rows * self.ranks.world_size / total
 
     def _evaluate(self, log: TrainLog, epoch_done: bool) -> None:
         """Judge on valid, keep the best, save; the open line of the log goes with the checkpoint."""
         progress = self.progress
         if epoch_done:
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        scores = predictions(self.model, self.samples, "valid", self.ranks)
-        keys = self.dataset.samples("valid").select("user", "label").collect(engine="streaming")
-        found = metrics.summary(keys["label"].to_numpy(), scores["score"].to_numpy(), keys["user"].to_numpy())
+        found = valid_figures(self.model, self.samples, self.ranks)
         value = found[self.recipe.train.stop_metric]
-        higher = HIGHER_IS_BETTER[self.recipe.train.stop_metric]
-        best = progress.best is None or (value > progress.best if higher else value < progress.best)
+        best = is_better(self.recipe.train.stop_metric, value, progress.best)
         progress.best = value if best else progress.best
         progress.evals_since_best = 0 if best else progress.evals_since_best + 1
         log.evaluation(progress, found, best, self.model)
@@ -176,11 +173,6 @@ class Trainer:
             f"loss is {value} at step {p.step + 1} (epoch {p.epoch}, batch {p.batch}); its rows are in {path}; "
             "lower the learning rates (train.dense.lr, train.tables.lr) or look for wild values in dense features"
         )
-
-
-def click_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean binary cross entropy of click logits (B,) in float32 (0 for an empty batch)."""
-    return F.binary_cross_entropy_with_logits(logits.float(), label, reduction="sum") / max(1, len(label))
 
 
 def train(

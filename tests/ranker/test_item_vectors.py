@@ -167,6 +167,7 @@ MECHANISMS = {
     "cube": "{kind: cube, vectors: image, sequences: [rated], weights: sigmoid, top: 3}",
     "residual": "{kind: residual, vectors: image, sequence: rated}",
     "semantic_ids": "{kind: semantic_ids, vectors: image, sequence: rated, hidden: [4]}",
+    "make": "{kind: make, vectors: image, sequence: rated, numbers: [surprise], width: 4, epochs: 1, then: trained}",
 }
 
 

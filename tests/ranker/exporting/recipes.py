@@ -41,6 +41,7 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "residual": (_content({"kind": "residual", "sequence": "rated"}), {"vectors": IMAGE} | NUMBERED),
     "semantic-ids": (_content({"kind": "semantic_ids", "sequence": "rated"}), {"vectors": CODED}),
+    "make": (_content({"kind": "make", "sequence": "rated", "numbers": ["surprise"]}), {"vectors": IMAGE} | NUMBERED),
     "sa-ta": (_sequence(kind="din", hidden=[8], softmax=True, similarity_attention="image"), {"vectors": IMAGE}),
     "similarity-side": (_sequence(kind="mha", similarity_side={"vectors": "image", "dim": 4}), {"vectors": IMAGE}),
     "category-search": (_sequence(kind="mean", search={"kind": "category", "category": "item"}), NUMBERED),
