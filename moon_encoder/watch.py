@@ -19,9 +19,8 @@ import polars as pl
 from data.errors import InputError
 from data.images import FolderImages, load_image_noted
 from features.item_rows import UNKNOWN, ItemRows
-from features.store import Store, Version
-from features.store_append import append
-from features.store_writer import StoreWriter
+from features.store import Store, Version, version_numbers
+from features.store_append import append, fill
 from moon_encoder.content import Content
 from moon_encoder.embedding import Loaded, Problem, embed
 from moon_encoder.encoder import Encoder
@@ -169,7 +168,8 @@ class Watcher:
     def _publish(self, ids: pl.Series, vectors: np.ndarray) -> Version:
         """The store's newest version with these items; tries again where another writer was quicker.
 
-        What the other writer gave a vector keeps that one: a row never changes.
+        Items that the store knows without a vector are filled in, others appended, each in a version of its own. What
+        another writer gave a vector keeps that one: a row never changes.
         """
         while True:
             base, root = self.store.current, self.store.root
@@ -177,41 +177,18 @@ class Watcher:
             left = (at == UNKNOWN) | ~base.present[np.maximum(at, 0)]
             if not left.any():
                 return base
-            ids, vectors, at = ids.filter(pl.Series(left)), vectors[left], at[left]
+            known = left & (at != UNKNOWN)
             try:
-                if (at == UNKNOWN).all():
-                    version = append(root, base, ids, vectors)
+                if known.any():
+                    fill(root, base, at[known], vectors[known])
                 else:
-                    version = self._fill(base, ids, vectors, at)
+                    append(root, base, ids.filter(pl.Series(left)), vectors[left])
             except InputError:
-                if not self.store.refresh():
+                if self.store.current.number == max(version_numbers(root), default=0):
                     raise
-                self._same_encoder()
-                self.rows.refresh(self.store.current)
-                continue
             self.store.refresh()
-            return version
-
-    def _fill(self, base: Version, ids: pl.Series, vectors: np.ndarray, at: np.ndarray) -> Version:
-        """Items that the store knows without a vector get one: this copies the store."""
-        new = at == UNKNOWN
-        rows = np.where(new, base.meta["items"] + np.cumsum(new) - 1, at)
-        all_ids = pl.concat([base.item_ids, ids.filter(pl.Series(new))])
-        own = ("content", "columns", "encoder_path")
-        with StoreWriter(
-            self.store.root,
-            len(all_ids),
-            base.meta["dim"],
-            base.meta["dtype"],
-            encoder=base.meta["encoder"],
-            matryoshka=tuple(base.meta["matryoshka"]),
-            dataset_fingerprint=base.meta["dataset_fingerprint"],
-            item_ids=all_ids,
-            base=base,
-            facts={name: base.meta[name] for name in own if name in base.meta},
-        ) as writer:
-            writer.put(rows, vectors)
-            return writer.publish()
+            self._same_encoder()
+            self.rows.refresh(self.store.current)
 
 
 def _line(drop: Drop, number: int, row: dict, field: str, reason: str, outcome: str) -> dict[str, Any]:

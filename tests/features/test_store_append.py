@@ -10,7 +10,7 @@ import pytest
 from data.errors import InputError
 from features.item_rows import UNKNOWN, ItemRows
 from features.store import Store
-from features.store_append import append
+from features.store_append import append, fill
 from features.store_writer import StoreWriter
 
 
@@ -82,17 +82,55 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     assert not list(tmp_path.glob(".writing-*")) and Store(tmp_path).current.number == 2
 
 
-def test_a_fill_keeps_the_order_of_the_rows(tmp_path):
-    """An item that had no vector gets one: this copies, the rows keep their places."""
+@pytest.mark.parametrize("links", [True, False])
+def test_a_fill_writes_its_rows_and_copies_only_the_mask(tmp_path, links, monkeypatch):
+    """An item that had no vector gets one in its place; no version before it sees that."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no hard links here")))
     first = append(tmp_path, start(tmp_path), pl.Series([7]), unit(1))
-    facts = {"encoder": "e", "base": first}
-    with pytest.raises(InputError, match="not those of version 2 in its order"):
-        StoreWriter(tmp_path, 21, 8, "int8", item_ids=first.item_ids.reverse(), **facts)
-    with StoreWriter(tmp_path, 21, 8, "int8", item_ids=first.item_ids, **facts) as writer:
-        writer.put(np.array([0]), unit(1, seed=4))
-        second = writer.publish()
-    assert not first.present[0] and second.present.all() and second.meta["origin"] == first.meta["origin"]
-    assert np.array_equal(second.codes[1:], first.codes[1:])
+    second = fill(tmp_path, first, np.array([0]), unit(1, seed=4))
+    third = append(tmp_path, second, pl.Series([8]), unit(1, seed=5))
+    assert not first.present[0] and not first.vectors(np.array([0]))[1].any()
+    assert second.present.all() and second.meta["vectors"] == 21 and second.meta["coverage"] == 1
+    assert second.meta["origin"] == first.meta["origin"] and second.meta["fingerprint"] != first.meta["fingerprint"]
+    assert np.array_equal(second.codes[1:], first.codes[1:]) and np.array_equal(third.codes[:21], second.codes)
+    np.testing.assert_allclose(second.vectors(np.array([0]))[0], unit(1, seed=4), atol=8e-3)
+    assert third.item_ids.to_list() == [*range(100, 120), 7, 8]
+    numbers = {
+        name: {os.stat(v.folder / name).st_ino for v in (first, second)} for name in ("codes.bin", "present.bin")
+    }
+    assert len(numbers["codes.bin"]) == (1 if links else 2) and len(numbers["present.bin"]) == 2
+
+
+def test_a_place_that_was_written_before_is_not_written_again(tmp_path):
+    """A version was removed by hand while a reader held it: its rows stay as they are."""
+    first = start(tmp_path)
+    gone = fill(tmp_path, first, np.array([0]), unit(1, seed=1))
+    held = np.array(gone.codes)
+    for file in gone.folder.iterdir():
+        file.unlink()
+    gone.folder.rmdir()
+    again = fill(tmp_path, first, np.array([0]), unit(1, seed=2))
+    assert np.array_equal(gone.codes, held) and not np.array_equal(again.codes[0], held[0])
+
+
+def test_a_fill_of_what_is_there_or_nowhere_is_refused(tmp_path):
+    first = start(tmp_path)
+    with pytest.raises(InputError, match="has a vector already"):
+        fill(tmp_path, first, np.array([0, 3]), unit(2))
+    with pytest.raises(InputError, match="rows 0 to 20 are to be filled; it has 20 items"):
+        fill(tmp_path, first, np.array([20, 0]), unit(2))
+    with pytest.raises(InputError, match="vector of item 0 is zero"):
+        fill(tmp_path, first, np.array([0]), np.zeros((1, 8)))
+    fill(tmp_path, first, np.array([0]), unit(1))
+    with pytest.raises(InputError, match="version 2 was published meanwhile"):
+        fill(tmp_path, first, np.array([0]), unit(1))
+
+
+def test_a_base_in_another_order_is_refused(tmp_path):
+    first = start(tmp_path)
+    with pytest.raises(InputError, match="not those of version 1 in its order"):
+        StoreWriter(tmp_path, 20, 8, "int8", encoder="e", item_ids=first.item_ids.reverse(), base=first)
 
 
 def test_a_reader_beside_an_appender_sees_whole_rows(tmp_path):

@@ -123,6 +123,7 @@ def test_an_item_that_had_no_vector_gets_one_in_its_own_row(place):
     after = Store(root).current
     assert after.present.all() and after.item_ids.to_list() == [*range(ITEMS), 400]
     assert np.array_equal(np.delete(after.codes[:ITEMS], 8, 0), np.delete(before.codes, 8, 0))
+    assert (before.folder / "codes.bin").samefile(after.folder / "codes.bin")  # nothing was copied
     assert after.meta["content"] == "title+image"
 
 
