@@ -42,14 +42,21 @@ class Search(Config):
 class SequenceModel(Config):
     """How one behaviour sequence becomes a fixed-size interest vector."""
 
-    kind: Literal["din", "mha", "mean"] = Field("din", description="DIN, multi-head target attention, mean pooling")
+    kind: Literal["din", "mha", "hstu", "mean"] = Field(
+        "din", description="DIN, multi-head target attention, HSTU, mean pooling"
+    )
     hidden: tuple[int, ...] = Field((64,), description="din: widths of the attention MLP over [q, k, q-k, q*k]")
     activation: Activation = Field("relu", description="din: activation of the attention MLP")
     softmax: bool = Field(False, description="din: normalise the weights over the history (the paper does not)")
-    heads: int = Field(4, ge=1, description="mha: attention heads")
-    head_dim: int = Field(16, ge=1, description="mha: width of a head")
+    heads: int = Field(4, ge=1, description="mha, hstu: attention heads")
+    head_dim: int = Field(16, ge=1, description="mha, hstu: width of a head")
+    layers: int = Field(2, ge=1, description="hstu: layers; one costs the behaviours, each further one their pairs")
+    positions: int = Field(
+        128, ge=2, description="hstu: distances in the sequence with a bias of their own; farther ones share the last"
+    )
+    time_bias: bool = Field(True, description="hstu: bias by seconds between behaviours, from their number age")
     similarity_attention: Name | None = Field(
-        None, description="din, mha: vectors whose cosine with the target is fused into the scores (SA-TA)"
+        None, description="din, mha, hstu: vectors whose cosine with the target is fused into the scores (SA-TA)"
     )
     similarity_side: SimilaritySide | None = Field(None, description="cosine as side information of a behaviour")
     search: Search | None = Field(None, description="find the behaviours that matter first; None: all of them")
@@ -57,7 +64,7 @@ class SequenceModel(Config):
     @model_validator(mode="after")
     def _scores_exist(self) -> "SequenceModel":
         if self.kind == "mean" and self.similarity_attention:
-            raise ValueError("similarity_attention needs attention scores: kind din or mha")
+            raise ValueError("similarity_attention needs attention scores: kind din, mha or hstu")
         return self
 
     def vectors(self) -> list[str]:
@@ -190,6 +197,11 @@ class Recipe(Config):
             if strange:
                 raise ValueError(f"model.sequences.{name}: no vectors {strange[0]!r} in features.vectors")
             read |= set(model.vectors())
+            if model.kind == "hstu" and model.time_bias and "age" not in sequences[name].numbers:
+                raise ValueError(
+                    f"model.sequences.{name}: hstu reads 'age' of the behaviours; add it to the numbers of sequence "
+                    f"{name!r}, or set time_bias: false"
+                )
             number = SAME + (model.search.category or "") if model.search else SAME
             if number != SAME and number not in sequences[name].numbers:
                 raise ValueError(

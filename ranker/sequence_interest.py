@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ranker.behaviour_search import behaviour_search
 from ranker.config import SequenceModel
+from ranker.hstu import HSTU
 from ranker.mechanism import Evidence
 from ranker.simtier import TIERS, tiers
 from ranker.target_attention import Behaviours, Side, sequence_module
@@ -17,7 +18,8 @@ class SequenceInterest(nn.Module):
         super().__init__()
         self.name, self.config = name, config
         extra = config.similarity_side.dim if config.similarity_side else 0
-        self.attention = sequence_module(item_dim, side_dim + extra, config)
+        made = HSTU if config.kind == "hstu" else sequence_module
+        self.attention = made(item_dim, side_dim + extra, config)
         self.width = int(self.attention.width)  # pyright: ignore[reportArgumentType]
         self.tiers = nn.Parameter(torch.randn(TIERS, extra) * 0.1) if extra else None
         self.search = behaviour_search(config.search, item_dim) if config.search else None

@@ -24,6 +24,10 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "din": (_sequence(kind="din", hidden=[8, 4]), {}),
     "din-softmax-dice": (_sequence(kind="din", hidden=[8], softmax=True, activation="dice"), {}),
     "mha": (_sequence(kind="mha", heads=2, head_dim=4) | {"interaction": {"kind": "dcnv2", "layers": 2}}, {}),
+    "hstu": (
+        _sequence(kind="hstu", heads=2, head_dim=4, layers=2, positions=8, similarity_attention="image"),
+        {"vectors": IMAGE, "sequences": [{**TINY["features"]["sequences"][0], "numbers": ["age"]}]},
+    ),
     "mean": (_sequence(kind="mean") | {"layer_norm": True, "activation": "prelu"}, {}),
     "concat": (_content({"kind": "concat"}), {"vectors": IMAGE}),
     "projected": (_content({"kind": "concat"}), {"vectors": [{"name": "image", "mode": "projected"}]}),
