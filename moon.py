@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
     "export": ("ranker.exporting.command:main", "a trained run -> a package that gives the same scores"),
     "score": ("ranker.serving.score:main", "an exported package and a parquet file -> scores, in order"),
+    "serve": ("ranker.serving.serve:main", "an exported package over HTTP and gRPC (Open Inference Protocol)"),
     "compare": ("ranker.compare:main", "runs against the first one, with intervals"),
     "encoder pretrain": ("moon_encoder.pretrain_command:main", "stage 1: generation tasks over a catalogue"),
     "encoder posttrain": ("moon_encoder.posttrain_command:main", "stages A and B: contrastive, on behaviour pairs"),

@@ -120,7 +120,9 @@ def floats(series: pl.Series) -> np.ndarray:
     """
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         raise InputError(f"column {series.name!r} is {series.dtype}; a dense or bucket feature needs numbers")
-    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    if series.null_count():
+        series = series.cast(pl.Float64).fill_null(float("nan"))
+    return series.to_numpy().astype(np.float64)
 
 
 def transformed(feature: DenseFeature, values: np.ndarray, per: np.ndarray | None, prior: float) -> np.ndarray:

@@ -27,6 +27,7 @@ class ItemRows:
         order = ids.arg_sort()
         self.dtype, self._version = ids.dtype, version
         self._sorted, self._order = ids.gather(order), order.to_numpy()
+        self._numbers = self._sorted.to_numpy() if ids.dtype.is_integer() else None  # far quicker for a few ids
         self._appended: dict[int | str, int] = {}
 
     def refresh(self, version: Version) -> None:
@@ -61,10 +62,19 @@ class ItemRows:
         item_ids = item_ids.cast(self.dtype)
         rows = np.full(len(item_ids), UNKNOWN, np.int64)
         if len(self._sorted):
-            at = np.minimum(self._sorted.search_sorted(item_ids).to_numpy(), len(self._sorted) - 1)
-            same = (self._sorted.gather(at) == item_ids).fill_null(False).to_numpy()
+            at, same = self._nearest(item_ids)
             rows[same] = self._order[at[same]]
         if self._appended:
             for place in np.flatnonzero(rows == UNKNOWN):
                 rows[place] = self._appended.get(item_ids[int(place)], UNKNOWN)
         return rows
+
+    def _nearest(self, item_ids: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+        """(place among the sorted ids, whether it is that very id) of each id."""
+        last = len(self._sorted) - 1
+        if self._numbers is not None and not item_ids.null_count():
+            ids = item_ids.to_numpy()
+            at = np.minimum(np.searchsorted(self._numbers, ids), last)
+            return at, self._numbers[at] == ids
+        at = np.minimum(self._sorted.search_sorted(item_ids).to_numpy(), last)
+        return at, (self._sorted.gather(at) == item_ids).fill_null(False).to_numpy()

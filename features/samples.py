@@ -82,14 +82,14 @@ class SampleEncoder:
         """Table rows of every user, by user feature."""
         return self.users.codes
 
-    def window(self, frame: pl.DataFrame) -> Window:
-        """Encode a frame that holds `row` and `read_columns`.
+    def window(self, frame: pl.DataFrame | dict[str, pl.Series]) -> Window:
+        """Encode a frame (or its columns by name) that holds `row` and `read_columns`.
 
         Raises InputError naming column and row where a value does not fit.
         """
         item = frame["item"].to_numpy().astype(np.int64)
         user = frame["user"].to_numpy().astype(np.int64)
-        history_row = frame["history_row"].to_numpy() if "history_row" in frame.columns else user
+        history_row = frame["history_row"].to_numpy() if "history_row" in frame else user
         end = frame["history_end"].to_numpy().astype(np.int64)
         window = Window(
             row=frame["row"].to_numpy().astype(np.int64),
@@ -99,7 +99,7 @@ class SampleEncoder:
             history_row=history_row,
             ts=frame["ts"].to_numpy(),
             history_end=end,
-            dense=np.empty((len(frame), 0), np.float32),
+            dense=np.empty((len(item), 0), np.float32),
         )
         spec = self.encoder.spec
         for feature in spec.features:

@@ -47,6 +47,8 @@ class Vocabulary:
 
     def encode_series(self, series: pl.Series) -> np.ndarray:
         """Rows (int32) of a polars column; null is OOV, text is looked up once per distinct value."""
+        if series.dtype != pl.String and not series.null_count():
+            return self.encode(raw_values(series))
         rows = np.zeros(len(series), np.int32)
         known = series.is_not_null().to_numpy()
         present = series.drop_nulls()

@@ -9,6 +9,7 @@ from ranker.model import Ranker
 from ranker.serving.dense_inputs import nested_inputs
 
 SMALLEST = 2
+SEQUENCES, LENGTHS, MANY = "sequences.", ".lengths", 1 << 15
 
 
 class DensePart(nn.Module):
@@ -32,14 +33,18 @@ def exported(part: DensePart, inputs: dict[str, Tensor]) -> ExportedProgram:
     """The program of `part`, valid for any number of samples, items, behaviours and values, zero included.
 
     A size of 0 or 1 in the example would be taken for a constant, so such tensors are traced with two rows (only shapes
-    are traced, never values). The program has no case for small sizes: the parity test runs it on them.
+    are traced, never values). The program has no case for small sizes: the parity test runs it on them. Behaviours are
+    traced with MANY: a sort of fewer is compiled with 16-bit indices and then refuses more.
     """
-    example = {name: _grown(tensor) for name, tensor in inputs.items()}
+    example = {name: _grown(tensor, _least(name)) for name, tensor in inputs.items()}
     shapes = {name: {0: Dim.DYNAMIC} for name in example}
     with torch.no_grad():
         return torch.export.export(part, (example,), dynamic_shapes=(shapes,))
 
 
-def _grown(tensor: Tensor) -> Tensor:
-    rows = max(SMALLEST, tensor.size(0))
-    return tensor if rows == tensor.size(0) else tensor.new_zeros(rows, *tensor.shape[1:])
+def _least(name: str) -> int:
+    return MANY if name.startswith(SEQUENCES) and not name.endswith(LENGTHS) else SMALLEST
+
+
+def _grown(tensor: Tensor, rows: int) -> Tensor:
+    return tensor if tensor.size(0) >= rows else tensor.new_zeros(rows, *tensor.shape[1:])

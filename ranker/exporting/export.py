@@ -121,18 +121,19 @@ def _write_programs(
     left_out: dict[str, str] = {}
     cpu = torch.device("cpu")
     program = exported(part.to(cpu), inputs)
+    compiled: tuple[str, ...] = ()
     if "program" in choice.programs:
         write_program(program, folder)
-    if "onnx" in choice.programs and (reason := write_onnx(program, inputs, folder)):
+    if "aoti" in choice.programs:
+        write_aoti(program, folder, cpu)
+        compiled = ("cpu",)
+    if "onnx" in choice.programs and (reason := write_onnx(program, inputs, folder)):  # last: it leaves marks on shapes
         left_out["onnx"] = reason
-    if "aoti" not in choice.programs:
-        return tuple(inputs), left_out, ()
-    write_aoti(program, folder, cpu)
-    if device.type == "cpu":
-        return tuple(inputs), left_out, ("cpu",)
-    there = {name: tensor.to(device) for name, tensor in inputs.items()}
-    write_aoti(exported(part.to(device), there), folder, device)
-    return tuple(inputs), left_out, ("cpu", device.type)
+    if "aoti" in choice.programs and device.type != "cpu":
+        there = {name: tensor.to(device) for name, tensor in inputs.items()}
+        write_aoti(exported(part.to(device), there), folder, device)
+        compiled += (device.type,)
+    return tuple(inputs), left_out, compiled
 
 
 def _judge(

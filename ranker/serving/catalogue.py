@@ -33,6 +33,9 @@ class Found:
     ids: np.ndarray
 
 
+_Fresh = tuple[np.ndarray, np.ndarray, Entities]  # entities that came later: ids, their order, encoded
+
+
 class Catalogue:
     """Finds entities by id. One that is not there is encoded from its id alone, all other columns null."""
 
@@ -50,32 +53,34 @@ class Catalogue:
         }
         numbers = {column: open_array(folder / f"numbers-{column}.npy") for column in facts["numbers"]}
         self.known = Entities(len(self._ids), codes, numbers)
-        self._fresh: tuple[np.ndarray, np.ndarray, Entities] | None = None  # ids, their order, encoded
+        self._fresh: _Fresh | None = None
 
     @property
     def size(self) -> int:
         """Entities it knows, later ones included."""
         return self.known.size + (self._fresh[2].size if self._fresh else 0)
 
-    def extend(self, table: pl.DataFrame) -> None:
-        """Know the entities of `table` as well; their indices follow those of the catalogue, in row order.
+    def learn(self, table: pl.DataFrame) -> int:
+        """Know the entities of `table` as well, except those it knows already; returns how many are new.
 
-        Raises InputError if a column is missing or an id is known already.
+        Columns that `table` lacks are null. Raises InputError if it has no ids.
         """
-        ids = _raw(table[f"{self.kind}_id"])
-        twice = np.flatnonzero(self._place(ids) >= 0)
-        if len(twice) or len(np.unique(ids)) < len(ids):
-            which = f"{ids[twice[0]]} is in the catalogue already" if len(twice) else "occurs twice"
-            raise InputError(f"{self.kind}_id: {which}")
-        fresh = encode_entities(self.encoder, self.kind, table.select(list(self.schema)).cast(dict(self.schema)))
+        key = f"{self.kind}_id"
+        if key not in table.columns:
+            raise InputError(f"no column {key!r}; columns: {', '.join(table.columns)}")
+        columns = [table[n] if n in table.columns else pl.lit(None, kind).alias(n) for n, kind in self.schema.items()]
+        table = table.select(columns).cast(dict(self.schema)).drop_nulls(key).unique(key, maintain_order=True)
+        table = table.filter(pl.Series(self._place(_raw(table[key]), self._fresh) < 0, dtype=pl.Boolean))
+        ids, fresh = _raw(table[key]), encode_entities(self.encoder, self.kind, table)
         if self._fresh is not None:
             ids, fresh = np.concatenate([self._fresh[0], ids]), self._fresh[2].followed_by(fresh)
         self._fresh = ids, np.argsort(ids), fresh
+        return len(table)
 
     def find(self, ids: np.ndarray) -> Found:
         """The entities of ids (n,)."""
-        fresh, known = self._fresh, self.known
-        place = self._place(ids)
+        fresh, known = self._fresh, self.known  # taken once: another thread may learn meanwhile
+        place = self._place(ids, fresh)
         index, first, at = np.unique(place, return_index=True, return_inverse=True)
         lost = int(len(index) > 0 and index[0] < 0)
         index, distinct = index[lost:], ids[first[lost:]]
@@ -91,11 +96,11 @@ class Catalogue:
             distinct = np.concatenate([distinct, unknown])
         return Found(entities, at, distinct)
 
-    def _place(self, ids: np.ndarray) -> np.ndarray:
+    def _place(self, ids: np.ndarray, fresh: "_Fresh | None") -> np.ndarray:
         """Index (n,) of each id; -1 for an unknown one."""
         place = _lookup(self._ids, self._order, ids)
-        if self._fresh is not None:
-            own, order, _ = self._fresh
+        if fresh is not None:
+            own, order, _ = fresh
             later = _lookup(own[order], order, ids)
             place = np.where((place < 0) & (later >= 0), later + self.known.size, place)
         return place

@@ -76,7 +76,7 @@ class RequestEncoder:
             "history_end": requests.behaviours[context],
             "history_row": context,
         }
-        window = samples.window(pl.DataFrame(columns | requests.context))
+        window = samples.window({name: pl.Series(name, values) for name, values in columns.items()} | requests.context)
         window.context = context
         batch = Collator(samples).collate(window, np.arange(shown))
         return batch, self._unknown(requests, found.at, samples, users.at, context)

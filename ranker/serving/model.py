@@ -36,9 +36,9 @@ class Model:
         root: Path,
         runtime: Runtime = "aoti",
         device: torch.device | None = None,
-        stores: dict[str, Path] | None = None,
+        runners: int = 1,
     ) -> None:
-        """`root`: a version's folder, or a folder with `current`. `stores`: by name, in the place of the package's.
+        """`root`: a version's folder, or a folder with `current`. `runners`: threads that may score at the same time.
 
         Raises InputError if the package is damaged, or not made for this machine.
         """
@@ -52,8 +52,8 @@ class Model:
         self.items, self.users = items, users
         self.requests = RequestEncoder(self.encoder, self.package.signature, items, users)
         self.tables = HostTables(self.folder / "tables", self.encoder.spec)
-        self.vectors = {name: self._vectors(name, stores or {}) for name in self.package.vectors}
-        self._run = load_runtime(self.folder, runtime, device or torch.device("cpu"))
+        self.vectors = {name: self._vectors(name, self.folder / "stores" / name) for name in self.package.vectors}
+        self._run = load_runtime(self.folder, runtime, device or torch.device("cpu"), runners)
 
     def score(self, requests: Requests) -> Scores:
         """Click probabilities of all candidates of all requests.
@@ -75,15 +75,26 @@ class Model:
         rows |= {name: self.vectors[name].rows(ids, pinned[name]) for name, ids in batch.vectors.items()}
         return self._run(flat_inputs(rows, batch)).numpy()
 
+    def follow(self, stores: dict[str, Path]) -> None:
+        """Read vectors, by name, from stores that may move on, in the place of the package's own.
+
+        Raises InputError for a name that the model does not read, or a store that does not fit it.
+        """
+        for name, root in stores.items():
+            if name not in self.vectors:
+                known = f"it reads {', '.join(self.vectors)}" if self.vectors else "it reads none"
+                raise InputError(f"--store {name}={root}: the model has no such vectors; {known}")
+            self.vectors[name] = self._vectors(name, root)
+
     def refresh_vectors(self) -> list[str]:
         """Follow the stores to their newest versions; names of those that moved."""
         return [name for name, vectors in self.vectors.items() if vectors.refresh()]
 
-    def _vectors(self, name: str, stores: dict[str, Path]) -> ServedVectors:
+    def _vectors(self, name: str, root: Path) -> ServedVectors:
         facts = self.package.vectors[name]
         table = HostTable(self.folder / "tables", name) if facts.table else None
         own = self.folder / "stores" / name
-        return ServedVectors(name, facts, own, stores.get(name, own), table, self.encoder.codebooks.get(name))
+        return ServedVectors(name, facts, own, root, table, self.encoder.codebooks.get(name))
 
 
 def probability(logits: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from data.errors import InputError
 from ranker.serving.signature import HISTORY, LENGTHS, Input, Signature
 
 NUMPY = {"INT64": np.int64, "FP64": np.float64, "BOOL": np.bool_, "BYTES": np.str_}
+LAST_MOMENT = 1 << 61  # Unix seconds; differences of two moments fit 64 bits
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def request_of(signature: Signature, tensors: dict[str, np.ndarray]) -> Requests
     if not count:
         raise InputError("input 'item': no candidate; give at least one")
     ts = found["ts"]
+    if abs(int(ts[0])) > LAST_MOMENT:
+        raise InputError(f"input 'ts': {ts[0]} is no moment in Unix seconds")
     history = {n.removeprefix(HISTORY): found[n] for n in signature.names("behaviours")}
     if history:
         history = _checked(signature, history, int(ts[0]))
@@ -132,6 +135,8 @@ def _checked(signature: Signature, history: dict[str, np.ndarray], ts: int) -> d
     moments = history["ts"]
     if length and moments[-1] >= ts:
         raise InputError(f"input 'history.ts': {moments[-1]} is not before ts {ts}; give earlier behaviours only")
+    if length and moments[0] < -LAST_MOMENT:
+        raise InputError(f"input 'history.ts': {moments[0]} is no moment in Unix seconds")
     back = np.flatnonzero(moments[1:] < moments[:-1])
     if len(back):
         at = int(back[0])
@@ -156,7 +161,8 @@ def _context(signature: Signature, column: str, found: dict[str, np.ndarray], co
     if column not in signature.lists:
         return pl.Series(column, _spread(column, values, count))
     lengths = found[column + LENGTHS]
-    if (lengths < 0).any() or lengths.sum() != len(values) or len(lengths) not in (1, count):
+    each = (lengths >= 0).all() and (lengths <= len(values)).all()
+    if not each or lengths.sum() != len(values) or len(lengths) not in (1, count):
         raise InputError(
             f"input '{column}{LENGTHS}': must be {count} (or 1) counts that sum to the {len(values)} values"
         )

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._inductor.package import load_package
 
 from data.errors import InputError
 
@@ -15,8 +16,8 @@ FILES: dict[str, str] = {"aoti": "dense-{device}.pt2", "program": "dense.program
 ISAS = ("DEFAULT", "AVX2", "AVX512")
 
 
-def load_runtime(folder: Path, runtime: Runtime, device: torch.device) -> Run:
-    """Open the program in a package's folder.
+def load_runtime(folder: Path, runtime: Runtime, device: torch.device, runners: int = 1) -> Run:
+    """Open the program in a package's folder; `runners` threads may run it at the same time.
 
     Raises InputError if the package has no such format.
     """
@@ -27,7 +28,7 @@ def load_runtime(folder: Path, runtime: Runtime, device: torch.device) -> Run:
             f"{path}: no such format in this package; it has: {', '.join(there) or 'none for this device'}"
         )
     if runtime == "aoti":
-        return _on(device, torch._inductor.aoti_load_package(str(path)))
+        return _on(device, load_package(str(path), num_runners=runners))
     if runtime == "program":
         return _on(device, torch.export.load(path).module())
     return _onnx(path)

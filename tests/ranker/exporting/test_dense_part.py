@@ -58,6 +58,7 @@ def batches(samples: SampleEncoder) -> dict[str, Batch]:
         found[f"{rows} rows"] = collate(window, rng.integers(0, len(window), rows))
         found[f"{rows} without history"] = collate(empty, np.arange(rows))
         found[f"{rows} with the longest"] = collate(window, longest[:rows])
+    found["32768 behaviours and more"] = collate(window, np.resize(longest[:300], 2000))
     found["some without"] = collate(replace(window, history_end=window.history_end * (window.row % 2)), np.arange(9))
     some = found["7 rows"]
     found["unknown ids"] = replace(some, ids={dim: _zeros(keyed) for dim, keyed in some.ids.items()})

@@ -116,16 +116,16 @@ def test_items_that_came_later_are_known_with_their_columns(opened, toy, toy_spe
     later = pl.DataFrame(
         {"item_id": [5001, 5000], "shop": ["shop 1", None], "tags": [["t1", "t2"], None], "price": [2.5, None]}
     )
-    items.extend(later)
-    assert items.size == before + 2
+    assert items.learn(later[:1]) == 1 and items.learn(later) == 1 and items.size == before + 2
     found = items.find(np.array([5000, 5001, 9999, 5001]))
     assert found.ids[found.at].tolist() == [5000, 5001, 9999, 5001]
     shop = encoder.vocabularies["shop"].encode(np.array(["shop 1"]))[0]
     assert found.entities.codes["shop"].values[found.at].tolist() == [0, shop, 0, shop]
     tags = found.entities.codes["tags"].take(found.at)
     assert np.diff(tags.offsets).tolist() == [0, 2, 0, 2]
-    with pytest.raises(InputError, match="5001 is in the catalogue already"):
-        items.extend(later[:1])
+    assert items.learn(later) == items.learn(pl.DataFrame({"item_id": [5000, None]})) == 0
+    with pytest.raises(InputError, match="no column 'item_id'; columns: shop"):
+        items.learn(later.select("shop"))
 
 
 GOOD = {
