@@ -19,7 +19,7 @@ class Items:
     Attributes:
         looks: what they look like and are called. spu: product. category: index into `looks.categories`. vector:
             (items, STYLE_DIM), the look as numbers. seller. price: in currency units. born: day of the first impression
-            at the earliest. quality: what buyers learn of a product otherwise, N(0, 1). value: what a click is worth to
+            at the earliest. quality: what buyers learn of an SKU otherwise, N(0, 1). value: what a click is worth to
             the seller, in currency units. bid: the most the seller pays for a click, at most `value`. reserve: the
             least a click costs; an item that bids less takes no part.
     """
@@ -73,7 +73,7 @@ def make_items(market: Market) -> Items:
     price = np.round(BASE_PRICE[category] * rng.lognormal(0, 0.4, total)[spu], 2)
     born = np.where(rng.random(total) < market.born_later, rng.integers(1, market.days, total), 0)
     born[looks.products :] = market.days + rng.integers(0, max(1, market.later_days), total - looks.products)
-    quality = rng.normal(size=total)[spu]
+    quality = rng.normal(size=len(spu))  # an SKU's own: a look that tells the product must not tell it
     value = market.margin * price * market.cart_rate * market.order_rate
     shading = market.bid_shading * rng.lognormal(0, market.bid_spread, market.sellers)
     bid = value * np.minimum(shading, 1)[seller]

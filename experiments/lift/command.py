@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,21 +34,30 @@ def main(argv: list[str]) -> int:
     check_versions()
     keep_freed_memory()
     config = load_config(args.config, LiftConfig, args.set)
-    world = open_world(config.logs, config.data)
-    if config.days > world.market.later_days:
-        later = world.market.later_days
-        raise InputError(f"days = {config.days}: the world lists products for later_days = {later} days")
     with process_group() as ranks:
-        outcomes = {name: _outcome(world, config, name, args.out, ranks) for name in (*BUILT_IN, *config.arms)}
-    found = judge(world, config, outcomes)
-    write_json(args.out / "lift.json", found)
-    write_text(args.out / "lift.md", markdown(found))
-    write_text(args.out / "lift.html", html(found))
+        found = run_test(config, args.out, ranks)
     print(markdown(found))
     print(f"{args.out / 'lift.html'}: the report with plots")
     if args.json:
         write_json(args.json, found)
     return 0
+
+
+def run_test(config: LiftConfig, out: Path, ranks: Ranks) -> dict[str, Any]:
+    """Play what was not played yet; the figures, which are written to `out` with their pages.
+
+    Raises InputError for a world, a dataset or runs that do not belong together.
+    """
+    world = open_world(config.logs, config.data)
+    if config.days > world.market.later_days:
+        later = world.market.later_days
+        raise InputError(f"days = {config.days}: the world lists products for later_days = {later} days")
+    outcomes = {name: _outcome(world, config, name, out, ranks) for name in (*BUILT_IN, *config.arms)}
+    found = judge(world, config, outcomes)
+    write_json(out / "lift.json", found)
+    write_text(out / "lift.md", markdown(found))
+    write_text(out / "lift.html", html(found))
+    return found
 
 
 def _outcome(world: World, config: LiftConfig, name: str, out: Path, ranks: Ranks) -> Outcome:

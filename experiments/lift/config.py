@@ -27,9 +27,8 @@ class LiftConfig(Config):
     days: int = Field(7, ge=1, description="days played after the logs; at most the world's later_days")
     replay: int = Field(1, ge=0, description="which traffic: other numbers are other sessions of the same days")
     rank_by: Literal["bid_ctr", "ctr"] = Field("bid_ctr", description="ads stand by bid x pCTR, or by pCTR alone")
-    draws: int = Field(1000, ge=100, description="bootstrap draws over users")
     aa_replays: int = Field(200, ge=0, description="A/A tests: users halved by this many salts")
-    seed: int = Field(0, ge=0, description="seed of the bootstrap and first salt of the split by hash")
+    seed: int = Field(0, ge=0, description="first salt of the split by hash")
 
     @model_validator(mode="after")
     def _names(self) -> "LiftConfig":

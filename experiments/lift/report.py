@@ -28,12 +28,12 @@ def summary(found: dict[str, Any]) -> str:
     text = (
         f"{found['sessions']:,} sessions of {found['users']:,} users over {found['days']} days after training, content "
         f"share {found['content_share']:g}, ads stand by {ads}. All arms met the same sessions, candidates and chance; "
-        f"95 % intervals from {found['draws']:,} draws of users."
+        "95 % intervals, users left out one by one."
     )
     for metric, aa in found.get("aa", {}).items():
         text += (
             f" A/A by {metric}: the interval covered zero in {aa['covers_zero']:.1%} of {aa['replays']} splits; a live "
-            f"test with half of these users in each arm detects {aa['minimum_detectable_effect']:.1%}."
+            f"test with half of these users in each arm detects {_percent(aa['minimum_detectable_effect'])}."
         )
     return text
 
@@ -56,7 +56,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
         [
             name,
             *(cell(arm["metrics"][m]["lift_of_a_live_test"]) for m in ("ctr", "rpm")),
-            f"{arm['metrics']['ctr']['detectable_paired']:.2%}",
+            _percent(arm["metrics"]["ctr"]["detectable_paired"], 2),
         ]
         for name, arm in arms.items()
         if name != control
@@ -100,6 +100,10 @@ def tables(found: dict[str, Any]) -> list[Table]:
         Table("New items", new_note, ["arm", "impressions", "shown", "shown 20 times", "items"], new),
         Table("What a live test would read", live_note, ["arm", "ctr", "rpm", "detectable, paired"], live),
     ]
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}%}"
 
 
 def _shown_arms(found: dict[str, Any]) -> list[str]:

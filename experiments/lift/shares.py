@@ -1,54 +1,95 @@
 """`moon study lift`: the lift of vectors against the share of click utility that only content explains.
 
-Where pictures carry nothing, vectors must win nothing; the lift must rise with the share. Every world is simulated,
-prepared, trained on and played; what is there from an earlier call is used again.
+Where pictures carry nothing, vectors must win nothing; the lift must rise with the share. One training differs from the
+next by more than users differ, so every world is trained on by every arm and by the arm's twin, whose vectors have
+changed places among the items; intervals are over worlds, each with its own training seed.
 
-The vectors are measured from the photos' pixels (colour, brightness, texture, outline; whitened), not by a trained
-encoder: the study asks whether the marketplace and the ranker pass content on, and any honest vectors answer that.
+    OUT/seed-S/share-X/{logs,data,store,runs/ARM/sS,lift}     finished worlds and runs are used again
+    OUT/shares.{json,md,html}
 """
 
 import argparse
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import yaml
-from matplotlib.figure import Figure
-from pydantic import Field
-from scipy import stats
+from pydantic import Field, model_validator
 
-import moon
-from data.config import Config, load_config
+from data.config import Config, load_config, parse_config
 from data.dataset import Dataset
-from data.errors import InputError
 from data.files import write_json, write_text
+from data.host import keep_freed_memory
 from data.images import TarImages
 from data.marketplace.config import Market
 from data.marketplace.photographed import SIDE, look_vectors, measure, read_photo
 from data.marketplace.simulate import simulate
 from data.prepare import prepare
 from data.sources.tabular import Tabular
-from experiments.grid import Cell, Grid
-from experiments.page import Table, cell, page, svg
+from experiments.grid import Cell, Grid, clock
+from experiments.lift.command import run_test
+from experiments.lift.config import ArmName, LiftConfig, RankerArm
+from experiments.lift.shares_report import CONTROL, TWIN, gather, html, markdown
+from features.ranks import Ranks, process_group
 from features.store import Store
 from features.store_writer import StoreWriter
+from moon_encoder.checkpoint import encoder_info
+from moon_encoder.embed_job import plan
+from moon_encoder.embed_job import run as embed
+from moon_encoder.embedding import BATCH
+from moon_encoder.trained_on import catalogue_columns
 from ranker.config import Recipe
+from ranker.run_folder import RunFolder
+from ranker.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ID_ONLY, CONTENT = "marketplace_din", ("marketplace_simtier", "marketplace_cube")
 DIM = 16
-SLICES = ("all", "new_items")
+
+
+class StudyArm(Config):
+    """A ranker of the study."""
+
+    recipe: str = Field(description="a recipe of experiments/configs, without .yaml")
+    set: tuple[str, ...] = Field((), description="changed fields of it, A.B=C")
+    twin: bool = Field(True, description="train it on vectors that have changed places as well")
 
 
 class SharesConfig(Config):
     """The study."""
 
-    shares: tuple[float, ...] = Field((0.0, 0.15, 0.3, 0.45, 0.6), min_length=2, description="content shares")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="worlds; each is trained with its own seed")
+    shares: tuple[float, ...] = Field((0.0, 0.15, 0.3, 0.45, 0.6), min_length=1, description="content shares")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="worlds; each is trained on with its own seed")
+    more_seeds: dict[float, tuple[int, ...]] = Field(
+        default_factory=dict, description="further worlds at some shares, where an interval should be narrow"
+    )
+    control: StudyArm = Field(
+        StudyArm(recipe="marketplace_din", set=(), twin=False), description="the ranker without vectors"
+    )
+    arms: dict[ArmName, StudyArm] = Field(min_length=1, description="rankers with vectors, by name")
+    train: tuple[str, ...] = Field((), description="changed fields of all recipes, A.B=C")
     days: int = Field(3, ge=1, description="days played after the logs")
     world: dict[str, Any] = Field(default_factory=dict, description="further fields of the market")
+    encoder: Path | None = Field(
+        None, description="a trained encoder that gives the vectors; None: measures of the photos' pixels, whitened"
+    )
+
+    @model_validator(mode="after")
+    def _worlds(self) -> "SharesConfig":
+        for share, seeds in self.more_seeds.items():
+            if share not in self.shares:
+                raise ValueError(f"more_seeds.{share:g}: not one of the shares")
+            if set(seeds) & set(self.seeds):
+                raise ValueError(f"more_seeds.{share:g}: seed {min(set(seeds) & set(self.seeds))} is in seeds already")
+        if CONTROL in self.arms:
+            raise ValueError(f"arms.{CONTROL}: this is the control's name")
+        return self
+
+    def worlds(self) -> list[tuple[float, int]]:
+        """(share, seed), seeds outermost, so that a study cut short has whole curves."""
+        found = [(share, seed) for seed in self.seeds for share in self.shares]
+        return found + [(share, seed) for share, seeds in self.more_seeds.items() for seed in seeds]
 
 
 def main(argv: list[str]) -> int:
@@ -59,51 +100,97 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the study")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args(argv)
+    keep_freed_memory()
     config = load_config(args.config, SharesConfig, args.set)
-    worlds = {(share, seed): _world(config, share, seed, args.out) for seed in config.seeds for share in config.shares}
-    found = gather(config, worlds)
-    write_json(args.out / "shares.json", found)
-    write_text(args.out / "shares.md", "\n\n".join(table.markdown() for table in tables(found)) + "\n")
-    body = svg(_plot(found)) + "".join(table.html() for table in tables(found))
-    write_text(args.out / "shares.html", page("Lift against the content share", body))
+    worlds: dict[tuple[float, int], dict[str, Any]] = {}
+    started, todo = time.monotonic(), config.worlds()
+    with process_group() as ranks:
+        for number, (share, seed) in enumerate(todo):
+            print(
+                f"study: world {number + 1} of {len(todo)}, share {share:g}, seed {seed}", file=sys.stderr, flush=True
+            )
+            worlds[share, seed] = _world(config, share, seed, args.out, ranks)
+            found = gather(config.shares, [*config.arms], worlds)  # after every world: a report so far
+            write_json(args.out / "shares.json", found)
+            write_text(args.out / "shares.md", markdown(found))
+            write_text(args.out / "shares.html", html(found))
+            spent = time.monotonic() - started
+            left = clock(spent / (number + 1) * (len(todo) - number - 1))
+            print(f"study: {clock(spent)} so far, about {left} left", file=sys.stderr, flush=True)
     print((args.out / "shares.md").read_text())
+    print(f"{args.out / 'shares.html'}: the report with plots")
     if args.json:
-        write_json(args.json, found)
+        write_json(args.json, json.loads((args.out / "shares.json").read_text()))
     return 0
 
 
-def _world(config: SharesConfig, share: float, seed: int, out: Path) -> dict[str, Any]:
-    """The figures of one world's test."""
+def _world(config: SharesConfig, share: float, seed: int, out: Path, ranks: Ranks) -> dict[str, Any]:
+    """The figures of one world's test, with each run's own on its test rows."""
     root = out / f"seed-{seed}" / f"share-{share:g}"
-    result = root / "lift" / "lift.json"
-    if result.is_file():
-        return json.loads(result.read_text())
     fields = {"later_days": config.days} | config.world | {"seed": seed, "content_share": share}
-    logs, data, store = root / "logs", root / "data", root / "store"
+    logs, data = root / "logs", root / "data"
     if not logs.is_dir():
-        simulate(Market.model_validate(fields), logs)
+        simulate(parse_config(fields, Market, "world"), logs)
     if not (data / "dataset.json").is_file():
         prepare(Tabular(logs, logs / "columns.yaml"), data)
-    pixel_store(Dataset(data), store)
-    cells = []
-    for name in (ID_ONLY, *CONTENT):
-        recipe = load_config(CONFIGS / f"{name}.yaml", Recipe, [f"seed={seed}", "train.threads=1"])
-        cells.append(Cell(recipe, data, {v.name: store for v in recipe.features.vectors}))
+    dataset = Dataset(data)
+    store = _store(config, dataset, root)
+    cells = [Cell(recipe, data, {v.name: store for v in recipe.features.vectors}) for recipe in recipes(config, seed)]
     grid = Grid(root / "runs", cells)
-    for outcome in grid.run():
-        if outcome.error:
-            raise InputError(f"{outcome.run.root}: {outcome.error}")
-    arms = {cell.recipe.name.removeprefix("marketplace_"): {"run": str(grid.folder(cell).root)} for cell in cells}
-    test = {"logs": str(logs), "data": str(data), "arms": arms, "control": "din", "days": config.days, "aa_replays": 0}
-    write_text(root / "lift.yaml", yaml.safe_dump(test))
-    status = moon.main(["lift", str(root / "lift.yaml"), "--out", str(root / "lift")])
-    if status:
-        raise RuntimeError(f"{root}: moon lift ended with status {status}")
-    return json.loads(result.read_text())
+    for one in cells:
+        if not grid.finished(one):
+            train(one.recipe, dataset, grid.folder(one).root, ranks, resume=True, stores=one.stores)
+    runs = {one.recipe.name: grid.folder(one) for one in cells}
+    test = LiftConfig(
+        logs=logs,
+        data=data,
+        arms={name: RankerArm(run=run.root) for name, run in runs.items()},
+        control=CONTROL,
+        days=config.days,
+        aa_replays=0,
+    )
+    found = run_test(test, root / "lift", ranks)
+    for name, run in runs.items():
+        found["arms"][name]["offline"] = {part: _offline(run, part) for part in ("all", "new_items")}
+    return found
+
+
+def _store(config: SharesConfig, dataset: Dataset, root: Path) -> Path:
+    """The world's vectors, made if they are not there yet."""
+    if config.encoder is None:
+        pixel_store(dataset, root / "store")
+        return root / "store"
+    store = root / f"store-{encoder_info(config.encoder).fingerprint[:12]}"
+    if not any(store.glob("v*")):
+        columns = catalogue_columns(encoder_info(config.encoder))
+        embed(plan(config.encoder, dataset, None, columns, None, "float16", BATCH), store, 1, resume=True)
+    return store
+
+
+def _offline(run: RunFolder, part: str) -> dict[str, float | None]:
+    found = json.loads(run.metrics("test").read_text())
+    found = found if part == "all" else found["slices"].get(part, {})
+    return {metric: found.get(metric) for metric in ("auc", "gauc")}
+
+
+def recipes(config: SharesConfig, seed: int) -> list[Recipe]:
+    """The recipes of a world: the control, every arm, and the arms' twins.
+
+    Raises InputError for a change that gives no recipe.
+    """
+    found = []
+    for name, arm in {CONTROL: config.control, **config.arms}.items():
+        changes = [*config.train, *arm.set, f"seed={seed}", "train.threads=1"]
+        path = CONFIGS / f"{arm.recipe}.yaml"
+        found.append(load_config(path, Recipe, [*changes, f"name={name}"]))
+        if arm.twin:
+            places = [f"features.vectors.{v.name}.shuffle={seed}" for v in found[-1].features.vectors]
+            found.append(load_config(path, Recipe, [*changes, *places, f"name={name}{TWIN}"]))
+    return found
 
 
 def pixel_store(dataset: Dataset, root: Path) -> None:
-    """A store of what the items' photos measure, if there is none yet."""
+    """A store of what the items' photos measure (colour, brightness, texture, outline), if there is none yet."""
     if root.is_dir() and any(root.glob("v*")):
         Store(root)
         return
@@ -117,70 +204,3 @@ def pixel_store(dataset: Dataset, root: Path) -> None:
     ) as writer:
         writer.put(np.arange(len(items)), look_vectors(measured, category, DIM))
         writer.publish()
-
-
-def gather(config: SharesConfig, worlds: dict[tuple[float, int], dict[str, Any]]) -> dict[str, Any]:
-    """Lifts over id-only by share, arm and slice: by world, and their mean with a t interval over the worlds."""
-    found: dict[str, Any] = {"shares": list(config.shares), "seeds": list(config.seeds), "arms": {}}
-    for name in (n.removeprefix("marketplace_") for n in CONTENT):
-        rows = []
-        for share in config.shares:
-            facts = [worlds[share, seed]["arms"][name] for seed in config.seeds]
-            row: dict[str, Any] = {"share": share}
-            for part in SLICES:
-                row[part] = _mean([f["slices"][part]["true_ctr"]["lift"]["value"] for f in facts])
-            row["headroom"] = _mean([f["metrics"]["true_ctr"]["headroom"]["value"] for f in facts])
-            row["worlds"] = [f["metrics"]["true_ctr"]["lift"] for f in facts]
-            rows.append(row)
-        found["arms"][name] = rows
-    return found
-
-
-def _mean(values: list[float]) -> dict[str, float | None]:
-    numbers = np.array(values, np.float64)
-    if len(numbers) < 2:
-        return {"value": float(numbers[0]), "low": None, "high": None}
-    reach = float(stats.t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
-    return {"value": float(numbers.mean()), "low": float(numbers.mean() - reach), "high": float(numbers.mean() + reach)}
-
-
-def tables(found: dict[str, Any]) -> list[Table]:
-    """One table an arm."""
-    worlds = len(found["seeds"])
-    head = ["content share", "lift of true CTR", "on new items", "headroom captured", *map(str, found["seeds"])]
-    note = (
-        f"Over id-only DIN; mean of {worlds} world(s) with a t interval, then each world with its bootstrap interval."
-    )
-    return [
-        Table(
-            name,
-            note,
-            head,
-            [
-                [
-                    f"{row['share']:g}",
-                    *(cell(row[part]) for part in SLICES),
-                    cell(row["headroom"], "{:.0%}"),
-                    *(cell(one) for one in row["worlds"]),
-                ]
-                for row in rows
-            ],
-        )
-        for name, rows in found["arms"].items()
-    ]
-
-
-def _plot(found: dict[str, Any]) -> Figure:
-    figure, axes = plt.subplots(1, len(SLICES), figsize=(10, 3.4))
-    for axis, part in zip(axes, SLICES, strict=True):
-        for place, (name, rows) in enumerate(found["arms"].items()):
-            share = [row["share"] for row in rows]
-            axis.plot(share, [100 * row[part]["value"] for row in rows], "o-", color=f"C{place}", label=name)
-            if rows[0][part]["low"] is not None:
-                low, high = ([100 * row[part][k] for row in rows] for k in ("low", "high"))
-                axis.fill_between(share, low, high, alpha=0.15, color=f"C{place}")
-        axis.axhline(0, color="#999", linewidth=0.8)
-        axis.set_title(f"{part}: true-CTR lift over id-only, %", fontsize=10)
-        axis.set_xlabel("content share")
-    axes[0].legend(fontsize=8)
-    return figure

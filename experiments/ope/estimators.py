@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.lift.estimates import Interval, interval, user_weights
+from experiments.lift.estimates import Interval
+from experiments.ope.bootstrap import cluster_weights, interval
 
 ESTIMATORS = ("ips", "snips", "dr", "switch_dr")
 
@@ -80,7 +81,7 @@ def estimate(logged: Logged, switch: float, draws: int, seed: int) -> Estimates:
     }
     ones = np.ones(len(r))
     slots, clusters = int(logged.slot.max()) + 1, int(logged.cluster.max()) + 1
-    weights = user_weights(clusters, draws, seed)
+    weights = cluster_weights(clusters, draws, seed)
 
     def ratio_of(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
         """Mean over slots of sums over clusters, each weighted by its decisions."""

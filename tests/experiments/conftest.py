@@ -52,7 +52,7 @@ def market_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert moon.main(["train", str(root / "tiny.yaml"), "--data", str(root / "data"), "--out", str(root / "run")]) == 0
     arms = {"tiny": {"run": str(root / "run")}}
     test = {"logs": str(logs), "data": str(root / "data"), "arms": arms, "control": "popular", "days": 2}
-    (root / "lift.yaml").write_text(yaml.safe_dump(test | {"aa_replays": 20, "draws": 200}))
+    (root / "lift.yaml").write_text(yaml.safe_dump(test | {"aa_replays": 20}))
     return root
 
 

@@ -36,7 +36,7 @@ def test_the_figures_hang_together(played, world):
     popular, oracle, rand = (found["arms"][name]["metrics"]["true_ctr"] for name in ("popular", "oracle", "random"))
     assert popular["lift"] == {"value": 0, "low": 0, "high": 0} and popular["headroom"]["value"] == 0
     assert oracle["headroom"] == {"value": 1, "low": 1, "high": 1} and oracle["lift"]["low"] > 0
-    assert rand["lift"]["high"] < 0 and set(found["aa"]) == {"ctr", "rpm"}
+    assert rand["lift"]["high"] < 0 and set(found["aa"]) == {"ctr", "rpm", "orders"}
     day = found["arms"]["oracle"]["by_day"]["true_ctr"][-1]
     assert day["high"] - day["low"] > oracle["lift"]["high"] - oracle["lift"]["low"]
 

@@ -1,20 +1,33 @@
 """The study's vectors come from pixels alone, and its means are those of its worlds."""
 
+import json
+
 import numpy as np
 import pytest
+import yaml
 
+import moon
 from data.config import load_config
 from data.dataset import Dataset
-from experiments.lift.shares import CONFIGS, DIM, SharesConfig, gather, pixel_store, tables
+from experiments.lift.shares import CONFIGS, DIM, SharesConfig, pixel_store, recipes
+from experiments.lift.shares_report import gather, html, markdown
 from features.store import Store
 
 STUDY = CONFIGS.parent / "studies" / "lift.yaml"
 
 
-def facts(lift: float, new: float) -> dict:
-    interval = {"value": lift, "low": lift - 0.01, "high": lift + 0.01}
-    slices = {"all": {"true_ctr": {"lift": interval}}, "new_items": {"true_ctr": {"lift": {"value": new}}}}
-    return {"slices": slices, "metrics": {"true_ctr": {"lift": interval, "headroom": {"value": lift / 2}}}}
+def world_of(**ctr: tuple[float, float]) -> dict:
+    """Figures of a test: true CTR of each arm, overall and on new items."""
+    base = ctr["id_only"][0]
+    arms = {}
+    for name, levels in ctr.items():
+        parts = zip(("all", "new_items"), levels, strict=True)
+        arms[name] = {
+            "slices": {part: {"true_ctr": {"level": {"value": value}}} for part, value in parts},
+            "metrics": {"true_ctr": {"lift": {"value": levels[0] / base - 1}, "headroom": {"value": 0.25}}},
+            "offline": {part: {"auc": 0.7, "gauc": 0.6 + levels[0]} for part in ("all", "new_items")},
+        }
+    return {"arms": arms}
 
 
 def test_vectors_are_measured_once_and_tell_the_style(world, market_root, tmp_path):
@@ -32,16 +45,58 @@ def test_vectors_are_measured_once_and_tell_the_style(world, market_root, tmp_pa
 
 
 def test_figures_are_means_over_worlds():
-    config = SharesConfig(shares=(0.0, 0.5), seeds=(0, 1, 2))  # pyright: ignore[reportCallIssue]
-    lifts = {(0.0, s): facts(0.01 * (s - 1), 0.0) for s in range(3)} | {(0.5, s): facts(0.1, 0.2) for s in range(3)}
-    worlds = {key: {"arms": {"simtier": one, "cube": one}} for key, one in lifts.items()}
-    found = gather(config, worlds)
+    even = {"id_only": (0.1, 0.05), "cube_shuffled": (0.1, 0.05), "oracle": (0.2, 0.2)}
+    worlds = {(0.0, seed): world_of(**even, cube=(0.1 * (1 + by), 0.05)) for seed, by in enumerate((-0.01, 0, 0.01))}
+    worlds |= {(0.5, seed): world_of(**even, cube=(0.12, 0.1)) for seed in range(3)}
+    worlds |= {(0.0, 3): world_of(**even, cube=(0.1, 0.05))}
+    found = gather([0.0, 0.5], ["cube"], worlds)
     none, half = found["arms"]["cube"]
-    assert none["all"]["value"] == pytest.approx(0)
-    assert none["all"]["high"] == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-3)
-    assert [half["all"][k] for k in ("value", "low")] == pytest.approx([0.1, 0.1])
-    assert half["new_items"]["value"] == pytest.approx(0.2)
-    assert half["headroom"]["value"] == pytest.approx(0.05) and len(half["worlds"]) == 3
-    text = tables(found)[1].markdown()
-    assert "+10.0%" in text and "| 0.5 |" in text
-    assert load_config(STUDY, SharesConfig).shares[0] == 0
+    assert none["seeds"] == [0, 1, 2, 3] and half["seeds"] == [0, 1, 2] and found["seeds"] == [0, 1, 2, 3]
+    logs = np.log([0.99, 1, 1.01, 1])
+    reach = 3.18245 * logs.std(ddof=1) / 2
+    assert none["all"]["low"] == pytest.approx(np.expm1(logs.mean() - reach), rel=1e-4)
+    assert none["all"]["low"] < 0 < none["all"]["high"] and none["content"]["all"] == none["all"]
+    assert [half["all"][k] for k in ("value", "low")] == pytest.approx([0.2, 0.2])
+    assert half["new_items"]["value"] == pytest.approx(1.0) and half["oracle"]["value"] == pytest.approx(1.0)
+    slopes = [(np.log(1.2) - np.log(x)) / 0.5 for x in (0.99, 1, 1.01)]  # seed 3 has no world at share .5
+    assert found["rise"]["cube"]["content"]["value"] == pytest.approx(np.mean(slopes))
+    assert found["agreement"][-1]["tau"] == pytest.approx(1) and found["agreement"][0]["tau"] == pytest.approx(1)
+    text = markdown(found)
+    assert "+20.0%" in text and "| 0.5 | 3 |" in text
+    assert "<svg" in html(found)
+
+
+def test_a_study_s_recipes_are_the_control_the_arms_and_their_twins():
+    config = load_config(STUDY, SharesConfig)
+    assert config.shares[0] == 0 and len(config.shares) >= 5 and len(config.seeds) >= 3
+    found = {recipe.name: recipe for recipe in recipes(config, 4)}
+    assert list(found) == ["id_only", "cube", "cube_shuffled"]
+    assert not found["id_only"].features.vectors and {recipe.seed for recipe in found.values()} == {4}
+    (real,), (twin,) = found["cube"].features.vectors, found["cube_shuffled"].features.vectors
+    assert real.shuffle is None and twin.shuffle == 4
+    assert all(recipe.train.epochs == 1 for recipe in found.values())
+    assert config.worlds()[:2] == [(0.0, 0), (0.15, 0)] and config.worlds()[-1] == (0.0, 6)
+
+
+def test_a_study_plays_its_worlds_and_goes_on_where_it_was(tmp_path, capsys):
+    config = {
+        "shares": [0.0],
+        "seeds": [5],
+        "arms": {"simtier": {"recipe": "marketplace_simtier", "twin": False}},
+        "train": ["train.epochs=1", "train.batch_size=256"],
+        "days": 1,
+        "world": {"days": 4, "items": 200, "users": 60, "sessions_per_day": 80, "image_size": 16, "image_queries": 0},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    words = ["study", "lift", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    assert moon.main([*words, "--json", str(tmp_path / "x.json")]) == 0
+    found = json.loads((tmp_path / "x.json").read_text())
+    (row,) = found["arms"]["simtier"]
+    assert row["seeds"] == [5] and row["all"]["value"] is not None and row["all"]["low"] is None
+    played = (tmp_path / "out" / "seed-5" / "share-0" / "lift" / "arms" / "simtier.npz").stat().st_mtime_ns
+    assert moon.main(words) == 0
+    assert json.loads((tmp_path / "out" / "shares.json").read_text()) == found
+    again = (tmp_path / "out" / "seed-5" / "share-0" / "lift" / "arms" / "simtier.npz").stat().st_mtime_ns
+    assert again == played and "## simtier" in capsys.readouterr().out
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"more_seeds": {0.3: [7]}}))
+    assert moon.main(words) == 2 and "more_seeds.0.3: not one of the shares" in capsys.readouterr().err
