@@ -4,7 +4,7 @@ A view depends on (seed, view, item) alone, so that a resumed run sees the same 
 """
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageFilter
 from pydantic import Field
 
 from data.config import Config
@@ -25,7 +25,6 @@ class Augmentation(Config):
     largest_blur: float = Field(1.5, ge=0, description="largest radius of the blur, in pixels")
     flip: float = Field(0.1, ge=0, le=1, description="probability of a left-right flip")
     grey: float = Field(0.1, ge=0, le=1, description="probability of losing the colour")
-    lettering: float = Field(0.0, ge=0, le=1, description="probability of lines of letters laid on, or smeared away")
 
 
 def augmented(image: Image.Image, how: Augmentation, seed: int, view: int, item: int) -> Image.Image:
@@ -35,8 +34,6 @@ def augmented(image: Image.Image, how: Augmentation, seed: int, view: int, item:
         image = _crop(image, how.smallest_crop, rng)
     if rng.random() < how.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if rng.random() < how.lettering:
-        image = _lettered(image, rng) if rng.random() < 0.5 else _smeared(image, rng)
     if rng.random() < how.background:
         image = _laid_on_ground(image, how.largest_margin, rng)
     if rng.random() < how.blur:
@@ -81,30 +78,6 @@ def _laid_on_ground(image: Image.Image, margin: float, rng: np.random.Generator)
     ground = Image.new("RGB", (width + left + right, height + top + bottom), tuple(rng.integers(0, 256, 3).tolist()))
     ground.paste(image, (left, top))
     return ground
-
-
-def _lettered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A block of lines in one colour, as titles and credits stand on the print that another one lacks."""
-    image, (width, height) = image.copy(), image.size
-    draw = ImageDraw.Draw(image)
-    size = max(int(height * rng.uniform(0.03, 0.16)), 4)
-    font, ink = ImageFont.load_default(size), tuple(rng.integers(0, 256, 3).tolist())
-    left, top = int(rng.uniform(0, 0.6) * width), int(rng.uniform(0, 0.95) * height)
-    for line in range(int(rng.integers(1, 6))):
-        letters = "".join(chr(code) for code in rng.integers(ord("A"), ord("Z") + 1, rng.integers(3, 24)))
-        draw.text((left, top + line * size), letters, fill=ink, font=font)
-    return image
-
-
-def _smeared(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A band across the picture is blurred until nothing can be read in it."""
-    width, height = image.size
-    high = max(int(height * rng.uniform(0.08, 0.3)), 1)
-    top = int(rng.integers(0, height - high + 1))
-    band = image.crop((0, top, width, top + high))
-    image = image.copy()
-    image.paste(band.filter(ImageFilter.GaussianBlur(high / 4)), (0, top))
-    return image
 
 
 def _blurred(image: Image.Image, largest: float, rng: np.random.Generator) -> Image.Image:
