@@ -10,7 +10,7 @@ from data.errors import InputError
 COMMANDS = {
     "prepare": ("data.prepare:main", "raw logs and catalogues -> a prepared dataset"),
     "inspect": ("experiments.inspect:main", "what a dataset or a run holds, and its health"),
-    "train": ("ranker.train_command:main", "a recipe and a prepared dataset -> a trained run"),
+    "train": ("experiments.end_to_end:main", "a recipe and a prepared dataset -> a trained run"),
     "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
     "export": ("ranker.exporting.command:main", "a trained run -> a package that gives the same scores"),
     "score": ("ranker.serving.score:main", "an exported package and a parquet file -> scores, in order"),

@@ -1,12 +1,13 @@
 """This process among its peers: the process group that torchrun describes, world size 1 included."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from data.local_ranks import free_port
 
@@ -44,3 +45,21 @@ def process_group() -> Iterator[Ranks]:
         if alone:
             for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    """The mean over ranks of every gradient, in one message; a rank without one brings zeros."""
+    if ranks.world_size == 1:
+        return
+    trained = [p for p in parameters if p.requires_grad]
+    for p in trained:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.reshape(-1) for p in trained if p.grad is not None])
+    dist.all_reduce(flat)
+    flat /= ranks.world_size
+    at = 0
+    for p in trained:
+        assert p.grad is not None
+        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+        at += p.numel()

@@ -110,7 +110,7 @@ class Sequence(Config):
     )
 
 
-VectorMode = Literal["frozen", "projected", "finetuned"]
+VectorMode = Literal["frozen", "projected", "finetuned", "end_to_end"]
 
 
 class Codes(Config):
@@ -128,7 +128,8 @@ class ItemVectors(Config):
     """Multimodal vectors of the items: a representation store, given at start-up as `--store NAME=DIR`.
 
     Modes: `frozen` (as stored); `projected` (as stored plus a trained residual MLP of them); `finetuned` (the table is
-    trained).
+    trained); `end_to_end` (the encoder itself, `--encoder NAME=DIR`, is trained by the click loss through the target's
+    vector; behaviours read the table, which is computed anew by the encoder now and then).
     """
 
     name: Name = Field(description="of the vectors; model.content refers to it")
@@ -139,8 +140,14 @@ class ItemVectors(Config):
     lr: float | None = Field(
         None,
         gt=0,
-        description="learning rate of the table (finetuned; None: train.tables.lr) or of the MLP (projected; None: "
-        "train.dense.lr)",
+        description="learning rate of the table (finetuned; None: train.tables.lr), of the MLP (projected; None: "
+        "train.dense.lr) or of the encoder (end_to_end; None: train.dense.lr)",
+    )
+    refresh_steps: int | None = Field(
+        None,
+        ge=1,
+        description="end_to_end: steps between refreshes of the whole table; None: only at the start and at "
+        "evaluations, which refresh it in any case",
     )
     projection: tuple[int, ...] = Field((128,), min_length=1, description="projected: hidden widths of the MLP")
     codes: Codes | None = Field(None, description="semantic ids of the vectors as stored; None: none")

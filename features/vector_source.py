@@ -4,6 +4,7 @@ The ranker's table of a store has the store's rows, shifted by one: row 0 means 
 for this very dataset, item i has row i + 1; else items are found by their ids.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from features.item_rows import ItemRows
 from features.spec import FeatureSpec, ItemVectors
 from features.store import Store, Version, open_version
 
-MISSING = 0
+MISSING = 0  # row of the table
+MISSING_ITEM = -1
 
 
 class VectorSource:
@@ -30,6 +32,7 @@ class VectorSource:
         self.spec, self.root = spec, root
         self.version: Version = Store(root).current if number is None else open_version(root, number)
         meta = self.version.meta
+        self._items: int = dataset.meta["counts"]["items"]
         self._row = self._aligned(dataset)
         allowed = sorted({*meta["matryoshka"], meta["dim"]})
         if spec.dim is not None and spec.dim not in allowed:
@@ -50,6 +53,17 @@ class VectorSource:
         known = (rows >= 0) & self.version.present[rows]
         source = rows if self._vector_of is None else self._vector_of[rows]
         return np.where(known, source + 1, MISSING).astype(np.int64)
+
+    @cached_property
+    def item_of_row(self) -> np.ndarray:
+        """Item whose content each row of the table stands for, (table_rows,) int64; MISSING_ITEM where it has no vector
+        or the dataset does not have it."""
+        rows = np.arange(self._items) if self._row is None else self._row
+        items = np.flatnonzero(rows >= 0)
+        found = np.full(self.table_rows, MISSING_ITEM)
+        found[rows[items] + 1] = items
+        found[1:][~self.version.present[: self.table_rows - 1]] = MISSING_ITEM
+        return found
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
         """Table rows (n,) as the store has them, (n, dim) float32, length 1; zeros where there is no vector."""
@@ -130,21 +144,20 @@ def open_sources(
     return {v.name: VectorSource(v, stores[v.name], dataset, numbers.get(v.name)) for v in spec.vectors}
 
 
-def named_stores(spec: FeatureSpec, words: list[str]) -> dict[str, Path]:
-    """Stores by name from the words of `--store`: NAME=DIR, or DIR alone where the spec has one set of vectors.
+def named_folders(option: str, names: list[str], words: list[str]) -> dict[str, Path]:
+    """Folders by name from the words of an option: NAME=DIR, or DIR alone where the recipe has one of such `names`.
 
-    Raises InputError for a DIR alone where the spec has none or several, or a name given twice.
+    Raises InputError for a DIR alone where the recipe has none or several, or a name given twice.
     """
-    names = [v.name for v in spec.vectors]
     found: dict[str, Path] = {}
     for word in words:
         name, equals, folder = word.partition("=")
         if not equals or Path(word).exists():
             if len(names) != 1:
                 asked = f"asks for {len(names)} ({', '.join(names)}); give NAME=DIR" if names else "asks for none"
-                raise InputError(f"--store {word}: the recipe {asked}")
+                raise InputError(f"{option} {word}: the recipe {asked}")
             name, folder = names[0], word
         if name in found:
-            raise InputError(f"--store {word}: {name!r} is given twice")
+            raise InputError(f"{option} {word}: {name!r} is given twice")
         found[name] = Path(folder)
     return found

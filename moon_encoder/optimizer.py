@@ -5,12 +5,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 
 from data.config import Config
-from features.ranks import Ranks
 
 
 class OptimizerConfig(Config):
@@ -82,21 +80,3 @@ def _rate(rates: dict[str, float], name: str) -> float:
     """The factor of the longest beginning of `name`, else 1."""
     fitting = [start for start in rates if name.startswith(start)]
     return rates[max(fitting, key=len)] if fitting else 1.0
-
-
-def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """The mean over ranks of every gradient, in one message; a rank without one brings zeros."""
-    if ranks.world_size == 1:
-        return
-    trained = [p for p in parameters if p.requires_grad]
-    for p in trained:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.reshape(-1) for p in trained if p.grad is not None])
-    dist.all_reduce(flat)
-    flat /= ranks.world_size
-    at = 0
-    for p in trained:
-        assert p.grad is not None
-        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-        at += p.numel()

@@ -12,7 +12,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.files import write_json
 from data.host import peak_rss_bytes
-from features.ranks import Ranks
+from features.ranks import Ranks, average_gradients
 from moon_encoder.checkpoint import save_encoder
 from moon_encoder.contrast import Contrast, Vectors, prefix_weights
 from moon_encoder.dual_tower import DualTower
@@ -22,7 +22,7 @@ from moon_encoder.grad_cache import backward
 from moon_encoder.held_out import TRAIN
 from moon_encoder.mix import Kind, divide, load_sources
 from moon_encoder.negatives import Queue
-from moon_encoder.optimizer import Optimizer, average_gradients
+from moon_encoder.optimizer import Optimizer
 from moon_encoder.pairs import Pairs
 from moon_encoder.posttrain_batches import Batch, PairBatches
 from moon_encoder.posttrain_config import Posttrain

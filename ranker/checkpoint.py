@@ -22,6 +22,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from data.errors import InputError
 from data.files import naming_a_full_disk, write_json
 from features.ranks import Ranks
+from ranker.end_to_end import ItemEncoders
 from ranker.model import Ranker
 
 
@@ -46,8 +47,9 @@ class Progress:
 class Checkpoints:
     """Saves and loads the state of a run; `schema` is the feature encoder's fingerprint."""
 
-    def __init__(self, folder: Path, schema: str, ranks: Ranks) -> None:
-        self.folder, self.schema, self.ranks = folder, schema, ranks
+    def __init__(self, folder: Path, schema: str, ranks: Ranks, encoders: ItemEncoders | None = None) -> None:
+        """`encoders`: of end_to_end vectors, in training; what reads a trained run has no need of them."""
+        self.folder, self.schema, self.ranks, self.encoders = folder, schema, ranks, encoders
 
     def save(
         self, model: DistributedModelParallel, optimizer: CombinedOptimizer, progress: Progress, best: bool = False
@@ -65,7 +67,7 @@ class Checkpoints:
                 "model": _own(model),
                 "optimizer": optimizer.state_dict(),
                 "rng": {_rng_key(self.ranks): _rng()},
-            }
+            } | self._of_encoders()
             self._write(state, part)
             dist.barrier()
         if self.ranks.first:
@@ -117,7 +119,7 @@ class Checkpoints:
                 f"({facts['schema'][:12]}, this recipe and dataset give {self.schema[:12]}); "
                 "train in a new --out, or restore the recipe's features and the dataset"
             )
-        state: dict[str, Any] = {"model": _own(model)}
+        state: dict[str, Any] = {"model": _own(model)} | self._of_encoders()
         if optimizer is not None:
             state["optimizer"] = optimizer.state_dict()
             key = _rng_key(self.ranks)
@@ -131,6 +133,8 @@ class Checkpoints:
                 f"{folder.resolve()}: the checkpoint is damaged or does not fit the model: {reason}"
             ) from None
         model.load_state_dict(model.state_dict() | state["model"])
+        if self.encoders:
+            self.encoders.load_state(state["encoders"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
             for saved in state.get("rng", {}).values():
@@ -138,6 +142,9 @@ class Checkpoints:
         progress = Progress(**facts["progress"])
         progress.batch = progress.batch * facts["world_size"] // self.ranks.world_size  # rows done, in our batches
         return progress
+
+    def _of_encoders(self) -> dict[str, Any]:
+        return {"encoders": self.encoders.state()} if self.encoders else {}
 
     def _facts(self, folder: Path) -> dict[str, Any]:
         try:

@@ -19,7 +19,7 @@ from data.host import keep_freed_memory, peak_rss_bytes
 from features.loader import Loader
 from features.ranks import Ranks
 from features.samples import SampleEncoder
-from features.vector_source import named_stores
+from features.vector_source import named_folders
 from ranker import metrics
 from ranker.run_folder import RunFolder
 from ranker.slices import slices
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     run = RunFolder(args.run)
     dataset = Dataset(args.data or run.meta()["dataset"]["path"])
     with process_group() as ranks:
-        stores = named_stores(run.recipe().features, args.store)
+        stores = named_folders("--store", [v.name for v in run.recipe().features.vectors], args.store)
         model, samples = load_ranker(run, dataset, ranks, stores=stores)
         found = evaluate(model, samples, args.split, run, ranks)
     if ranks.first:

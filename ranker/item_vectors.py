@@ -69,7 +69,8 @@ class VectorTables(nn.Module):
     """Looks up the vectors of a batch's distinct items, once each, in one TorchRec table a store.
 
     `frozen` and `projected` tables have no optimizer and get no gradient; a `finetuned` one is trained in the
-    backward pass like any id table, and only rows that a batch touches move.
+    backward pass like any id table, and only rows that a batch touches move; an `end_to_end` one gets no gradient
+    either, its encoder writes it (ranker.end_to_end).
     """
 
     def __init__(self, sources: dict[str, VectorSource], device: torch.device) -> None:
@@ -95,8 +96,13 @@ class VectorTables(nn.Module):
                 found[name] = self.collections[name](keyed)[name].values()
         return found
 
-    def forward(self, rows: dict[str, Tensor], batch: Batch) -> dict[str, Content]:
-        """The content of every store, by name, from the rows that `lookup` gave."""
+    def forward(
+        self, rows: dict[str, Tensor], batch: Batch, encoded: dict[str, Tensor] | None = None
+    ) -> dict[str, Content]:
+        """The content of every store, by name, from the rows that `lookup` gave.
+
+        `encoded`: by name, vectors (B, M) of the targets as their encoder makes them, in place of the table's.
+        """
         found = {}
         for name, ids in batch.vectors.items():
             present_U, items_UM = ids != MISSING, rows[name]
@@ -104,12 +110,16 @@ class VectorTables(nn.Module):
                 items_UM = self.projections[name](items_UM)
             items_UM = torch.where(present_U.unsqueeze(1), items_UM, 0)
             target = batch.target
-            found[name] = Content(
-                items_UM, present_U, items_UM.index_select(0, target), present_U.index_select(0, target)
-            )
+            target_BM = encoded[name] if encoded and name in encoded else items_UM.index_select(0, target)
+            found[name] = Content(items_UM, present_U, target_BM, present_U.index_select(0, target))
         return found
 
 
 def is_trained(spec: ItemVectors) -> bool:
     """Whether the table itself has an optimizer."""
     return spec.mode == "finetuned"
+
+
+def is_stored(spec: ItemVectors) -> bool:
+    """Whether the table holds what its store does, whatever was trained."""
+    return spec.mode in ("frozen", "projected")

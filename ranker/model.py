@@ -12,7 +12,7 @@ from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, c
 from features.vector_source import VectorSource
 from ranker.config import Recipe, SequenceModel
 from ranker.interaction import Head, Tower
-from ranker.item_vectors import VectorTables, is_trained
+from ranker.item_vectors import VectorTables, is_stored
 from ranker.jagged import segment_mean
 from ranker.mechanism import Evidence, Widths
 from ranker.mechanisms import mechanism
@@ -58,26 +58,26 @@ class Ranker(nn.Module):
     @property
     def stored(self) -> list[str]:
         """Names of the item vectors that are what their store holds, whatever was trained."""
-        return [name for name, spec in self.vectors.specs.items() if not is_trained(spec)]
+        return [name for name, spec in self.vectors.specs.items() if is_stored(spec)]
 
     def rates(self) -> dict[str, float]:
         """Learning rates of modules, by path, that have one of their own."""
         specs = self.vectors.specs.items()
         return {f"vectors.projections.{name}": spec.lr for name, spec in specs if spec.lr and spec.mode == "projected"}
 
-    def forward(self, batch: Batch) -> Tensor:
-        """-> logits (B,)."""
-        return self.logits(self.lookup(batch), batch)
+    def forward(self, batch: Batch, encoded: dict[str, Tensor] | None = None) -> Tensor:
+        """-> logits (B,). `encoded`: of end_to_end vectors, those (B, M) of the targets by their encoder."""
+        return self.logits(self.lookup(batch), batch, encoded)
 
     def lookup(self, batch: Batch) -> dict[str, Tensor]:
         """Rows of every table that the batch needs, by look-up; of item vectors by their name."""
         return self.tables(batch.ids) | self.vectors.lookup(batch)
 
-    def logits(self, rows: dict[str, Tensor], batch: Batch) -> Tensor:
+    def logits(self, rows: dict[str, Tensor], batch: Batch, encoded: dict[str, Tensor] | None = None) -> Tensor:
         """-> logits (B,) from the rows that `lookup` gave; all that is computed and not looked up (exported so)."""
-        return self.head(self.norm(self.inputs(rows, batch)))
+        return self.head(self.norm(self.inputs(rows, batch, encoded)))
 
-    def inputs(self, rows: dict[str, Tensor], batch: Batch) -> Tensor:
+    def inputs(self, rows: dict[str, Tensor], batch: Batch, encoded: dict[str, Tensor] | None = None) -> Tensor:
         """The concatenated feature vector (B, width): sample features, target item, interests, content, dense."""
         rows = dict(rows)
         for name, lengths in batch.bags.items():
@@ -85,7 +85,7 @@ class Ranker(nn.Module):
         parts = [rows[name] for name in self.row_features]
         parts += [rows[name].index_select(0, batch.target) for name in self.item_features]
         codes = {name: rows[name] for vectors in self.spec.vectors for name in code_names(vectors)}
-        evidence = Evidence(batch, self.vectors(rows, batch), rows=codes)
+        evidence = Evidence(batch, self.vectors(rows, batch, encoded), rows=codes)
         for sequence in self.spec.sequences:
             name, items_UD = sequence.name, torch.cat([rows[f] for f in sequence.fields], 1)
             found, side = batch.sequences[name], [rows[side_name(sequence, f)] for f in sequence.side]

@@ -41,11 +41,18 @@ class Optimizers:
     """Steps the dense optimizer, clips its gradients and moves all learning rates along the schedule."""
 
     def __init__(
-        self, model: DistributedModelParallel, train: Train, total_steps: int, rates: dict[str, float] | None = None
+        self,
+        model: DistributedModelParallel,
+        train: Train,
+        total_steps: int,
+        rates: dict[str, float] | None = None,
+        beside: dict[str, nn.Parameter] | None = None,
     ) -> None:
-        """`rates`: learning rates of modules (by their path in the model) that differ from train.dense.lr."""
+        """`rates`: learning rates of modules (by their path in the model) that differ from train.dense.lr.
+
+        `beside`: parameters outside the model that are trained with its dense ones, by name."""
         self.train, self.total_steps = train, total_steps
-        named = {name: p for name, p in dense_parameters(model).items() if p.requires_grad}
+        named = {name: p for name, p in dense_parameters(model).items() if p.requires_grad} | (beside or {})
         self.dense = list(named.values())
         groups = [{"params": ps, "lr": lr} for lr, ps in _by_rate(named, train.dense.lr, rates or {}).items()]
         wrapper = KeyedOptimizerWrapper(named, lambda _: dense_optimizer(groups, train.dense))  # pyright: ignore

@@ -52,22 +52,30 @@ def require_both_classes(dataset: Dataset) -> None:
 
 
 def start_run(
-    run: RunFolder, recipe: Recipe, dataset: Dataset, sources: dict[str, VectorSource], ranks: Ranks, resume: bool
+    run: RunFolder,
+    recipe: Recipe,
+    dataset: Dataset,
+    sources: dict[str, VectorSource],
+    ranks: Ranks,
+    resume: bool,
+    encoders: dict[str, str],
 ) -> bool:
     """Write config.yaml and meta.json, or check that they are of this very run; returns whether it goes on.
 
-    Raises InputError if the folder is in use and `resume` is off, or if recipe or dataset differ from the run's.
+    `encoders`: digest of the weights that each encoder starts from, by name.
+    Raises InputError if the folder is in use and `resume` is off, or if recipe, dataset or encoders differ from the
+    run's.
     """
     exists = run.is_there()
     dist.barrier()  # every rank has looked before the first one writes
     if exists and not resume:
         raise InputError(f"{run.root}: holds a run already; continue it with --resume or give another --out")
     if exists:
-        _same(run, recipe, dataset)
+        _same(run, recipe, dataset, encoders)
         return True
     if ranks.first:
         run.root.mkdir(parents=True, exist_ok=True)
-        run.write_meta(_meta(recipe, dataset, sources, ranks))
+        run.write_meta(_meta(recipe, dataset, sources, ranks) | ({"encoders": encoders} if encoders else {}))
         run.write_recipe(recipe)
     return False
 
@@ -89,7 +97,7 @@ def _meta(recipe: Recipe, dataset: Dataset, sources: dict[str, VectorSource], ra
     }
 
 
-def _same(run: RunFolder, recipe: Recipe, dataset: Dataset) -> None:
+def _same(run: RunFolder, recipe: Recipe, dataset: Dataset, encoders: dict[str, str]) -> None:
     then, now = run.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")
     if then != now:
         field = next(_differences(then, now, ""))
@@ -100,6 +108,11 @@ def _same(run: RunFolder, recipe: Recipe, dataset: Dataset) -> None:
             f"{run.root}: --resume needs the run's own dataset; it has {fingerprint[:12]}, "
             f"{dataset.root} is {dataset.fingerprint[:12]}"
         )
+    for name, digest in run.meta().get("encoders", {}).items():
+        if encoders[name] != digest:
+            raise InputError(
+                f"{run.root}: --resume needs the encoder {name!r} that the run began with; this is another"
+            )
 
 
 def _differences(then: Any, now: Any, path: str):

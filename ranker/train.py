@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from features.vector_source import VectorSource
 from ranker.build import build_ranker, parameter_counts
 from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
+from ranker.end_to_end import ItemEncoders, OpenEncoder
 from ranker.evaluate import evaluate, valid_figures
 from ranker.losses import click_loss
 from ranker.make_training import pretrain
@@ -40,9 +42,15 @@ class Trainer:
     """One run: builds or restores its state and walks the batches."""
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, sources: dict[str, VectorSource], run: RunFolder, ranks: Ranks
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        sources: dict[str, VectorSource],
+        run: RunFolder,
+        ranks: Ranks,
+        encoders: ItemEncoders,
     ) -> None:
-        self.recipe, self.dataset, self.run, self.ranks = recipe, dataset, run, ranks
+        self.recipe, self.dataset, self.run, self.ranks, self.encoders = recipe, dataset, run, ranks, encoders
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         self.encoder = FeatureEncoder.fit(recipe.features, dataset, sources)
@@ -59,8 +67,9 @@ class Trainer:
         )
         self.model, self.plan = build_ranker(recipe, self.samples, ranks)
         total = recipe.train.epochs * self.loader.batches
-        self.optimizers = Optimizers(self.model, recipe.train, total, cast(Ranker, self.model.module).rates())
-        self.checkpoints = Checkpoints(run.checkpoints, self.encoder.fingerprint, ranks)
+        rates = cast(Ranker, self.model.module).rates() | encoders.rates()
+        self.optimizers = Optimizers(self.model, recipe.train, total, rates, encoders.parameters())
+        self.checkpoints = Checkpoints(run.checkpoints, self.encoder.fingerprint, ranks, encoders)
         self.progress = Progress()
         self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, total)
         self._stop = False
@@ -84,6 +93,7 @@ class Trainer:
         log.open(self.progress)
         try:
             if not self.progress.step:
+                self.encoders.refresh(self.model)
                 self._pretrain()
             while self.progress.epoch < self.recipe.train.epochs and not self._out_of_patience():
                 self._epoch(log)
@@ -106,6 +116,8 @@ class Trainer:
             loss = self._step(batch)
             progress.step, progress.batch = progress.step + 1, progress.batch + 1
             log.step(progress, loss, len(batch), self.optimizers.dense_rate)
+            if progress.batch in evals or self.encoders.due(progress.step):
+                self.encoders.refresh(self.model)
             if progress.batch in evals:
                 self._evaluate(log, epoch_done=progress.batch == batches)
                 if self._out_of_patience():
@@ -122,12 +134,13 @@ class Trainer:
         batch = batch.to(device, non_blocking=True)
         self.optimizers.prepare(progress.step)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.train.bf16):
-            logits = self.model(batch)
+            logits = self.model(batch, self.encoders.encode(batch)) if self.encoders else self.model(batch)
         loss = click_loss(logits, batch.label)
         value = loss.item()
         if not self._all_finite(value):
             raise InputError(self._save_batch(batch, value))
         (loss * self.loader.share(progress.batch, len(batch))).backward()
+        self.encoders.average_gradients()
         self.optimizers.step()
         return value
 
@@ -182,19 +195,22 @@ def train(
     ranks: Ranks,
     resume: bool = False,
     stores: dict[str, Path] | None = None,
+    encoders: Mapping[str, OpenEncoder] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into `out`, score valid and test with the best checkpoint; returns the test metrics.
 
     A dataset without test rows is scored on valid alone, and the valid metrics are returned.
     `stores`: representation stores by name; a run reads one version of each, the newest at its start.
+    `encoders`: of end_to_end vectors, by name, what gives the module; it ends as in the best checkpoint.
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
     """
     run = RunFolder(out)
     started = time.monotonic()
     require_both_classes(dataset)
     sources = start_sources(run, recipe, dataset, stores or {}, resume)
-    trainer = Trainer(recipe, dataset, sources, run, ranks)
-    if start_run(run, recipe, dataset, sources, ranks, resume):
+    trained = ItemEncoders(encoders or {}, sources, ranks)
+    trainer = Trainer(recipe, dataset, sources, run, ranks, trained)
+    if start_run(run, recipe, dataset, sources, ranks, resume, trained.digests):
         trainer.resume()
     trainer.fit()
     trainer.checkpoints.load("best", trainer.model)

@@ -3,19 +3,30 @@
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.config import load_config
 from data.dataset import Dataset
 from data.fields import ShowFields
 from data.host import keep_freed_memory
 from data.local_ranks import SIGTERM_STATUS, spread
-from features.vector_source import named_stores
+from features.vector_source import VectorSource, named_folders
 from ranker.config import Recipe
+from ranker.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ranker.end_to_end import EncoderRoom
 
 
-def main(argv: list[str]) -> int:
-    """Train a recipe. Returns 143 if SIGTERM stopped it (the state is saved)."""
+def main(argv: list[str], room: "EncoderRoom") -> int:
+    """Train a recipe. Returns 143 if SIGTERM stopped it (the state is saved).
+
+    `room`: opens and saves the encoders of `--encoder`; the trained ones go to OUT/encoders/NAME.
+    """
     parser = argparse.ArgumentParser("moon train", description="Train a recipe on a prepared dataset.")
     parser.add_argument("config", type=Path, help="recipe (YAML)")
     parser.add_argument("--fields", action=ShowFields, model=Recipe, help="show every field of a recipe")
@@ -23,6 +34,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="run directory")
     parser.add_argument(
         "--store", action="append", default=[], metavar="[NAME=]DIR", help="representation store of item vectors"
+    )
+    parser.add_argument(
+        "--encoder",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="encoder of item vectors in end_to_end mode",
     )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
     parser.add_argument("--seed", type=int, help="seed of this repetition (default: the recipe's)")
@@ -33,7 +51,10 @@ def main(argv: list[str]) -> int:
     seed = [] if args.seed is None else [f"seed={args.seed}"]
     recipe = load_config(args.config, Recipe, [*args.set, *seed])
     dataset = Dataset(args.data)
-    stores = named_stores(recipe.features, args.store)
+    stores = named_folders("--store", [v.name for v in recipe.features.vectors], args.store)
+    folders = named_folders(
+        "--encoder", [v.name for v in recipe.features.vectors if v.mode == "end_to_end"], args.encoder
+    )
     if args.nproc > 1 and "RANK" not in os.environ:
         return spread("train", args.nproc, argv, debug="--debug" in sys.argv)
     keep_freed_memory()
@@ -42,10 +63,19 @@ def main(argv: list[str]) -> int:
     from ranker.evaluate import table
     from ranker.train import Interrupted, train
 
+    opened: dict[str, nn.Module] = {}
+
+    def open_encoder(folder: Path, source: VectorSource) -> "nn.Module":
+        opened[source.spec.name] = module = room.open(folder, source, dataset)
+        return module
+
+    openers = {name: partial(open_encoder, folder) for name, folder in folders.items()}
     with process_group() as ranks:
         try:
             with naming_a_full_disk(args.out):
-                found = train(recipe, dataset, args.out, ranks, args.resume, stores)
+                found = train(recipe, dataset, args.out, ranks, args.resume, stores, openers)
+                if opened and ranks.first:
+                    save_encoders(opened, room, RunFolder(args.out))
         except Interrupted as stop:
             if ranks.first:
                 print(f"moon train: {stop}", file=sys.stderr)
@@ -55,3 +85,9 @@ def main(argv: list[str]) -> int:
         if args.json:
             write_json(args.json, found)
     return 0
+
+
+def save_encoders(modules: "dict[str, nn.Module]", room: "EncoderRoom", run: RunFolder) -> None:
+    """Write the trained encoders into the run, and into its meta.json what stores that they fill call them."""
+    names = {name: room.save(module, run.root / "encoders" / name) for name, module in modules.items()}
+    run.write_meta(run.meta() | {"trained_encoders": names})

@@ -41,12 +41,19 @@ def main(argv: list[str]) -> int:
     dataset = Dataset(args.data or run.meta()["dataset"]["path"])
     started = time.monotonic()
     from features.ranks import process_group
-    from features.vector_source import named_stores
+    from features.vector_source import named_folders
     from ranker.exporting.export import Choice, export
 
     choice = Choice(args.quantize or "float32", args.dense, programs, args.rows)
     with process_group() as ranks:
-        card, folder = export(run, dataset, args.out, ranks, choice, named_stores(run.recipe().features, args.store))
+        card, folder = export(
+            run,
+            dataset,
+            args.out,
+            ranks,
+            choice,
+            named_folders("--store", [v.name for v in run.recipe().features.vectors], args.store),
+        )
     print("\n".join(card["parity_lines"]))
     print(f"{folder}: {card['name']}, content {card['hash'][:16]}, {time.monotonic() - started:.0f} s")
     if args.json:

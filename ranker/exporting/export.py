@@ -1,6 +1,7 @@
 """From a trained run to a published version of a package."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,8 @@ from ranker.exporting.dense_part import DensePart, exported
 from ranker.exporting.formats import write_aoti, write_onnx, write_program
 from ranker.exporting.parity import Comparison
 from ranker.exporting.recorded import recorded_requests
-from ranker.exporting.tables import write_tables
-from ranker.item_vectors import is_trained
+from ranker.exporting.tables import read_rows, table_state, write_tables
+from ranker.item_vectors import is_stored
 from ranker.model import Ranker
 from ranker.run_folder import RunFolder
 from ranker.serving.catalogue import write_catalogue
@@ -33,7 +34,7 @@ from ranker.serving.package import DenseDtype, Package, content_hash, current_ve
 from ranker.serving.requests import requests_of
 from ranker.serving.runtimes import Runtime
 from ranker.serving.signature import signature
-from ranker.serving.vectors import VectorFacts, embed_store
+from ranker.serving.vectors import VectorFacts, embed_store, embed_trained
 
 SPLIT = "valid"
 EXAMPLES = 16
@@ -59,7 +60,7 @@ def export(
     Raises InputError if a compiler or a checkpoint is missing, or if the package does not pass ranker.exporting.parity.
     """
     model, samples = load_ranker(run, dataset, ranks, stores=stores)
-    encoder = samples.encoder
+    encoder, trained = samples.encoder, run.meta().get("trained_encoders", {})
     like = next(Loader(samples, SPLIT, min(choice.rows, parity.SCORING_BATCH)).epoch())
     eager = parity.eager_scores(model, samples, SPLIT, ranks.device, choice.rows)
     with new_version(out) as folder:
@@ -67,7 +68,11 @@ def export(
         write_catalogue(encoder, "item", dataset.items().collect(), folder / "items")
         write_catalogue(encoder, "user", dataset.users().collect(), folder / "users")
         for name, source in samples.vectors.items():
-            embed_store(source, dataset.items().select("item_id").collect()["item_id"], folder / "stores" / name)
+            ids, own = dataset.items().select("item_id").collect()["item_id"], folder / "stores" / name
+            if source.spec.mode == "end_to_end":
+                embed_trained(source, ids, own, trained[name], partial(read_rows, table_state(model)[name]))
+            else:
+                embed_store(source, ids, own)
         encoder.save(folder / "encoder")
         write_text(folder / "recipe.yaml", (run.root / "config.yaml").read_text())
         part = DensePart(cast(Ranker, model.module), like, DTYPES[choice.dense])
@@ -79,7 +84,7 @@ def export(
             dense=choice.dense,
             cpu=torch.backends.cpu.get_cpu_capability(),
             devices=devices,
-            vectors=_vector_facts(samples),
+            vectors=_vector_facts(samples, trained),
             inputs=inputs,
             signature=signature(recipe.features, dataset),
         )  # pyright: ignore[reportCallIssue]
@@ -104,9 +109,12 @@ def export(
     return facts, current_version(out)
 
 
-def _vector_facts(samples: SampleEncoder) -> dict[str, VectorFacts]:
+def _vector_facts(samples: SampleEncoder, trained: dict[str, str]) -> dict[str, VectorFacts]:
+    """`trained`: encoders that the run trained, by name of the vectors; items that come later need vectors of those."""
     return {
-        name: VectorFacts(encoder=source.version.meta["encoder"], dim=source.dim, table=is_trained(source.spec))
+        name: VectorFacts(
+            encoder=trained.get(name, source.version.meta["encoder"]), dim=source.dim, table=not is_stored(source.spec)
+        )
         for name, source in samples.vectors.items()
     }
 

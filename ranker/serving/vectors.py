@@ -4,6 +4,7 @@ Table row 0 means "no vector", row r + 1 is row r of the store, as in training (
 were trained have a table of their own; items that it does not have follow behind it, as the store has them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,8 +166,7 @@ def embed_store(source: VectorSource, item_ids: pl.Series, folder: Path) -> None
     Raises InputError for shuffled vectors: a control is not served.
     """
     version, dim = source.version, source.dim
-    if source.spec.shuffle is not None:
-        raise InputError(f"features.vectors {source.spec.name!r} are shuffled; such a control is not for serving")
+    _require_content(source)
     meta, items = version.meta, version.meta["items"]
     ids = version.item_ids if meta["ids"] else item_ids
     with StoreWriter(folder, items, dim, meta["dtype"], encoder=meta["encoder"], item_ids=ids) as writer:
@@ -174,3 +174,27 @@ def embed_store(source: VectorSource, item_ids: pl.Series, folder: Path) -> None
             rows = start + np.flatnonzero(version.present[start : start + CHUNK_ROWS])
             writer.put_codes(rows, version.codes[rows, :dim], version.scale[rows])
         writer.publish()
+
+
+def embed_trained(
+    source: VectorSource, item_ids: pl.Series, folder: Path, encoder: str, rows: Callable[[int, int], np.ndarray]
+) -> None:
+    """Write a package's store of vectors that training computed anew: `rows(start, stop)` of the table, by `encoder`.
+
+    `item_ids`: of the dataset, for a store that has none itself.
+    Raises InputError for shuffled vectors: a control is not served.
+    """
+    _require_content(source)
+    version, items = source.version, source.version.meta["items"]
+    ids = version.item_ids if version.meta["ids"] else item_ids
+    with StoreWriter(folder, items, source.dim, version.meta["dtype"], encoder=encoder, item_ids=ids) as writer:
+        for start in range(0, items, CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, items)
+            there = np.flatnonzero(version.present[start:stop])
+            writer.put(start + there, rows(start + 1, stop + 1)[there])
+        writer.publish()
+
+
+def _require_content(source: VectorSource) -> None:
+    if source.spec.shuffle is not None:
+        raise InputError(f"features.vectors {source.spec.name!r} are shuffled; such a control is not for serving")

@@ -8,7 +8,7 @@ import pytest
 from data.errors import InputError
 from features.spec import FeatureSpec
 from features.store_writer import StoreWriter
-from features.vector_source import VectorSource, named_stores, open_sources
+from features.vector_source import VectorSource, named_folders, open_sources
 from tests.conftest import write_store
 
 
@@ -96,14 +96,18 @@ def test_a_pinned_version_stays_until_it_is_gone(store, toy, dataset):
 def test_store_words(store, dataset):
     one = spec()
     two = FeatureSpec.model_validate({"features": [], "vectors": [{"name": "image"}, {"name": "text"}]})
-    assert named_stores(one, [str(store)]) == named_stores(one, [f"image={store}"]) == {"image": store}
-    assert set(named_stores(two, ["image=a", "text=b"])) == {"image", "text"}
+    assert (
+        named_folders("--store", [v.name for v in one.vectors], [str(store)])
+        == named_folders("--store", [v.name for v in one.vectors], [f"image={store}"])
+        == {"image": store}
+    )
+    assert set(named_folders("--store", [v.name for v in two.vectors], ["image=a", "text=b"])) == {"image", "text"}
     with pytest.raises(InputError, match=r"asks for 2 \(image, text\); give NAME=DIR"):
-        named_stores(two, [str(store)])
+        named_folders("--store", [v.name for v in two.vectors], [str(store)])
     with pytest.raises(InputError, match="the recipe asks for none"):
-        named_stores(FeatureSpec(features=()), [str(store)])  # pyright: ignore
+        named_folders("--store", [v.name for v in FeatureSpec(features=()).vectors], [str(store)])  # pyright: ignore
     with pytest.raises(InputError, match="'image' is given twice"):
-        named_stores(one, ["image=a", "image=b"])
+        named_folders("--store", [v.name for v in one.vectors], ["image=a", "image=b"])
     with pytest.raises(InputError, match=r"'text' needs a representation store; give --store text=DIR"):
         open_sources(two, dataset, {"image": store})
     with pytest.raises(

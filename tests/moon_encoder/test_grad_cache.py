@@ -6,11 +6,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from features.ranks import Ranks
+from features.ranks import Ranks, average_gradients
 from moon_encoder.contrast import Contrast, Negatives, Objective, Triplet, Vectors
 from moon_encoder.grad_cache import backward
 from moon_encoder.negatives import Block, Labels, Queue
-from moon_encoder.optimizer import average_gradients
 
 WEIGHTS = {2: 1.0, 6: 2.0}
 
