@@ -113,7 +113,7 @@ class Trainer:
         evals = {-(-batches * (i + 1) // train.evals_per_epoch) for i in range(train.evals_per_epoch)}
         self.model.train()
         for batch in log.watched(self.loader.epoch(progress.epoch, progress.batch)):
-            loss = self._step(batch)
+            loss = self.train_step(batch)
             progress.step, progress.batch = progress.step + 1, progress.batch + 1
             log.step(progress, loss, len(batch), self.optimizers.dense_rate)
             if progress.batch in evals or self.encoders.due(progress.step):
@@ -128,7 +128,7 @@ class Trainer:
                 self._save()
                 raise Interrupted(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
 
-    def _step(self, batch: Batch) -> float:
+    def train_step(self, batch: Batch) -> float:
         """One optimizer step; returns this rank's mean loss."""
         progress, device = self.progress, self.ranks.device
         batch = batch.to(device, non_blocking=True)

@@ -158,7 +158,7 @@ class Killed(Exception):
 def test_a_killed_run_goes_on_bit_for_bit(recipe, small, store, tmp_path, monkeypatch):
     often = ("train.checkpoint_every=5", "features.vectors.image.refresh_steps=3", "train.epochs=2")
     whole, _ = run(recipe, small, store, tmp_path / "whole", *often)
-    step, done = Trainer._step, []
+    step, done = Trainer.train_step, []
 
     def dying(self, batch):
         done.append(1)
@@ -166,10 +166,10 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, small, store, tmp_path, monkey
             raise Killed
         return step(self, batch)
 
-    monkeypatch.setattr(Trainer, "_step", dying)
+    monkeypatch.setattr(Trainer, "train_step", dying)
     with pytest.raises(Killed):
         run(recipe, small, store, tmp_path / "cut", *often)
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     cut, _ = run(recipe, small, store, tmp_path / "cut", *often, resume=True)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), cut.parameters(), strict=True))
