@@ -25,6 +25,7 @@ COMMANDS = {
     "lift": ("experiments.lift.command:main", "an online A/B test of runs on a simulated marketplace"),
     "ope": ("experiments.ope.command:main", "a policy's value from the log of another one"),
     "study lift": ("experiments.lift.shares:main", "the lift of vectors against the share that content explains"),
+    "report": ("experiments.report.command:main", "runs, studies, lifts, encoders, stores -> one HTML page"),
     "bench": ("experiments.bench:main", "measured speed"),
     "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
 }

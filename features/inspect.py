@@ -36,7 +36,7 @@ def inspect(root: Path, data: Path | None = None, seed: int = 0) -> dict[str, An
     found["sample"], found["norm"] = len(rows), dict(zip(names, quantiles, strict=False))
     dims = sorted({*version.meta["matryoshka"], version.meta["dim"]})
     found["prefixes"] = {dim: _geometry(vectors[:, :dim]) for dim in dims} if len(rows) > 1 else {}
-    found["neighbours"] = _neighbours(version, rows[:: max(len(rows) // SHOWN, 1)][:SHOWN])
+    found["neighbours"] = neighbours(version, rows[:: max(len(rows) // SHOWN, 1)][:SHOWN], NEIGHBOURS)
     problems = version.folder / "problems.parquet"
     found["problems"] = pl.scan_parquet(problems).select(pl.len()).collect().item() if problems.is_file() else None
     found["coverage"] = None
@@ -68,18 +68,21 @@ def _geometry(vectors: np.ndarray) -> dict[str, float]:
     return {"mean_cosine": mean, "effective_rank": float(np.exp(-(share * np.log(share)).sum()))}
 
 
-def _neighbours(version: Version, rows: np.ndarray) -> list[dict[str, Any]]:
-    """The nearest rows of some rows, by cosine over the whole store."""
+def neighbours(version: Version, rows: np.ndarray, count: int) -> list[dict[str, Any]]:
+    """The `count` nearest rows of some rows (n,), by cosine over the whole store; a row is not its own neighbour.
+
+    -> [{row, item_id, nearest: [{row, cosine, item_id}]}]; item_id is None in a store without ids.
+    """
     query = _unit(version.vectors(rows)[0])
-    best = np.full((len(rows), NEIGHBOURS), -np.inf)
-    at = np.full((len(rows), NEIGHBOURS), -1)
+    best = np.full((len(rows), count), -np.inf)
+    at = np.full((len(rows), count), -1)
     for start in range(0, len(version.present), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(version.present)))
         cosine = query @ _unit(version.vectors(block)[0]).T
         cosine[:, ~version.present[block]] = -np.inf
         cosine[rows[:, None] == block] = -np.inf
         both, places = np.concatenate([best, cosine], 1), np.concatenate([at, np.tile(block, (len(rows), 1))], 1)
-        order = np.argsort(-both, axis=1, kind="stable")[:, :NEIGHBOURS]
+        order = np.argsort(-both, axis=1, kind="stable")[:, :count]
         best, at = np.take_along_axis(both, order, 1), np.take_along_axis(places, order, 1)
     named = version.meta["ids"] is not None
     found = []

@@ -20,11 +20,12 @@ from data.files import write_json, write_parquet, write_text
 from data.host import git_commit
 from experiments.ablation.cells import Recipes, cells
 from experiments.ablation.config import Study
-from experiments.ablation.page import page
 from experiments.ablation.table import measure
 from experiments.ablation.text import frame, markdown
 from experiments.ablation.tuning import Tuner, blind_view, planned
 from experiments.grid import Cell, Grid, Outcome
+from experiments.page import alone
+from experiments.report.ablations import ablation_section
 from features.store import Store
 from ranker.versions import installed
 
@@ -94,7 +95,7 @@ class Ablation:
         report = self._report(measure(self.study, self.variants, outcomes), found)
         write_json(self.out / "report.json", report)
         write_text(self.out / "report.md", markdown(report))
-        write_text(self.out / "report.html", page(report))
+        write_text(self.out / "report.html", alone(ablation_section(report)))
         write_parquet(self.out / "table.parquet", frame(report["groups"], report["slices"]))
         return report, outcomes
 

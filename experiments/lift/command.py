@@ -16,8 +16,10 @@ from experiments.lift.arms import make_arm
 from experiments.lift.config import BUILT_IN, LiftConfig
 from experiments.lift.judge import judge
 from experiments.lift.play import Outcome, play
-from experiments.lift.report import html, markdown
+from experiments.lift.report import markdown
 from experiments.lift.world import World, open_world
+from experiments.page import alone
+from experiments.report.lifts import lift_section
 from features.ranks import Ranks, process_group
 from ranker.run_folder import RunFolder
 from ranker.versions import check_versions
@@ -56,7 +58,7 @@ def run_test(config: LiftConfig, out: Path, ranks: Ranks) -> dict[str, Any]:
     found = judge(world, config, outcomes)
     write_json(out / "lift.json", found)
     write_text(out / "lift.md", markdown(found))
-    write_text(out / "lift.html", html(found))
+    write_text(out / "lift.html", alone(lift_section(found)))
     return found
 
 

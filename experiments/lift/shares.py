@@ -31,7 +31,9 @@ from data.sources.tabular import Tabular
 from experiments.grid import Cell, Grid, clock
 from experiments.lift.command import run_test
 from experiments.lift.config import ArmName, LiftConfig, RankerArm
-from experiments.lift.shares_report import CONTROL, TWIN, gather, html, markdown
+from experiments.lift.shares_report import CONTROL, TWIN, gather, markdown
+from experiments.page import alone
+from experiments.report.shares import shares_section
 from features.ranks import Ranks, process_group
 from features.store import Store
 from features.store_writer import StoreWriter
@@ -113,7 +115,7 @@ def main(argv: list[str]) -> int:
             found = gather(config.shares, [*config.arms], worlds)  # after every world: a report so far
             write_json(args.out / "shares.json", found)
             write_text(args.out / "shares.md", markdown(found))
-            write_text(args.out / "shares.html", html(found))
+            write_text(args.out / "shares.html", alone(shares_section(found)))
             spent = time.monotonic() - started
             left = clock(spent / (number + 1) * (len(todo) - number - 1))
             print(f"study: {clock(spent)} so far, about {left} left", file=sys.stderr, flush=True)

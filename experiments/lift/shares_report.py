@@ -1,14 +1,12 @@
-"""The worlds of `moon study lift` -> lifts with intervals over worlds, as figures, markdown and a page."""
+"""The worlds of `moon study lift` -> lifts with intervals over worlds, as figures and markdown."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.page import Table, cell, page, svg
+from experiments.page import Table, cell
 
 CONTROL, TWIN = "id_only", "_shuffled"
 SLICES = ("all", "new_items")
@@ -100,12 +98,6 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n\n".join(table.markdown() for table in tables(found)) + "\n"
 
 
-def html(found: dict[str, Any]) -> str:
-    """The figures as one page."""
-    body = "<h1>Lift against the content share</h1>" + svg(_plot(found))
-    return page("Lift against the content share", body + "".join(table.html() for table in tables(found)))
-
-
 def tables(found: dict[str, Any]) -> list[Table]:
     """One table an arm, then offline against online."""
     made = []
@@ -143,28 +135,3 @@ def tables(found: dict[str, Any]) -> list[Table]:
         for row in found["agreement"]
     ]
     return [*made, Table("Offline GAUC / online lift", note, ["content share", "world", *names, "tau"], lines)]
-
-
-def _plot(found: dict[str, Any]) -> Figure:
-    arms = found["arms"]
-    curves = {"over id-only": {arm: (rows, rows) for arm, rows in arms.items()}}
-    twins = {arm: (rows, [row["content"] for row in rows]) for arm, rows in arms.items() if "content" in rows[0]}
-    if twins:
-        curves["over its twin with shuffled vectors"] = twins
-    size = (5.2 * len(SLICES), 3.4 * len(curves))
-    figure, axes = plt.subplots(len(curves), len(SLICES), figsize=size, squeeze=False)
-    for line, (against, by_arm) in zip(axes, curves.items(), strict=True):
-        for axis, part in zip(line, SLICES, strict=True):
-            for place, (arm, (rows, lifts)) in enumerate(by_arm.items()):
-                values, colour = [one[part] for one in lifts], f"C{place}"
-                share = [row["share"] for row in rows]
-                axis.plot(share, [100 * v["value"] for v in values], "o-", color=colour, label=arm)
-                if None not in [v["low"] for v in values]:
-                    low, high = ([100 * v[edge] for v in values] for edge in ("low", "high"))
-                    axis.fill_between(share, low, high, alpha=0.15, color=colour)
-            axis.axhline(0, color="#999", linewidth=0.8)
-            axis.set_title(f"{part}: true-CTR lift {against}, %", fontsize=9)
-            axis.set_xlabel("content share", fontsize=8)
-    axes[0, 0].legend(fontsize=8)
-    figure.tight_layout()
-    return figure

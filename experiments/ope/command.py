@@ -10,7 +10,9 @@ from data.files import write_json, write_text
 from experiments.lift.world import open_world
 from experiments.ope.config import Lottery, OpeConfig, OpenBanditLog
 from experiments.ope.estimators import ESTIMATORS, Estimates, estimate
-from experiments.ope.report import html, markdown
+from experiments.ope.report import markdown
+from experiments.page import alone
+from experiments.report.lifts import ope_section
 from features.ranks import process_group
 from ranker.versions import check_versions
 
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> int:
     found = _open_bandit(config, config.log) if isinstance(config.log, OpenBanditLog) else _marketplace(config)
     write_json(args.out / "ope.json", found)
     write_text(args.out / "ope.md", markdown(found))
-    write_text(args.out / "ope.html", html(found))
+    write_text(args.out / "ope.html", alone(ope_section(found)))
     print(markdown(found))
     print(f"{args.out / 'ope.html'}: the report with a plot")
     if args.json:

@@ -1,12 +1,8 @@
-"""An off-policy estimate as markdown and as one self-contained page."""
+"""An off-policy estimate in words and tables."""
 
-from html import escape
 from typing import Any
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
-from experiments.page import Table, cell, page, svg
+from experiments.page import Table, cell
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -17,13 +13,6 @@ def markdown(found: dict[str, Any]) -> str:
         )
         + "\n"
     )
-
-
-def html(found: dict[str, Any]) -> str:
-    """The figures and a plot as one page."""
-    title = f"Off-policy estimate on {found['log']}"
-    parts = [f"<h1>{escape(title)}</h1><p>{escape(summary(found))}</p>", svg(_plot(found))]
-    return page(title, "".join([*parts, *(table.html() for table in tables(found))]))
 
 
 def summary(found: dict[str, Any]) -> str:
@@ -71,22 +60,3 @@ def _policy(policy: Any) -> str:
         return policy
     words = {k: v for k, v in policy.items() if k != "kind"}
     return f"a {policy.get('kind', 'lottery')} ({', '.join(f'{k} {v}' for k, v in words.items())})"
-
-
-def _plot(found: dict[str, Any]) -> Figure:
-    names = list(found["estimates"])
-    figure, axis = plt.subplots(figsize=(8, 0.5 * len(names) + 1.2))
-    for row, name in enumerate(names):
-        value = found["estimates"][name]["value"]
-        axis.plot([value["low"], value["high"]], [row, row], color="C0", linewidth=2)
-        axis.plot(value["value"], row, "o", color="C0")
-    truth = found["truth"]
-    axis.axvline(truth["value"], color="C3", linewidth=1, label="truth")
-    if truth["low"] is not None:
-        axis.axvspan(truth["low"], truth["high"], color="C3", alpha=0.1)
-    axis.axvline(found["logged_value"], color="#999", linewidth=1, linestyle="--", label="the log's own")
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
-    axis.set_xlabel("click rate of the target policy")
-    axis.legend(fontsize=8)
-    return figure

@@ -10,7 +10,9 @@ import moon
 from data.config import load_config
 from data.dataset import Dataset
 from experiments.lift.shares import CONFIGS, DIM, SharesConfig, pixel_store, recipes
-from experiments.lift.shares_report import gather, html, markdown
+from experiments.lift.shares_report import gather, markdown
+from experiments.page import alone
+from experiments.report.shares import shares_section
 from features.store import Store
 
 STUDY = CONFIGS.parent / "studies" / "lift.yaml"
@@ -63,7 +65,7 @@ def test_figures_are_means_over_worlds():
     assert found["agreement"][-1]["tau"] == pytest.approx(1) and found["agreement"][0]["tau"] == pytest.approx(1)
     text = markdown(found)
     assert "+20.0%" in text and "| 0.5 | 3 |" in text
-    assert "<svg" in html(found)
+    assert "<svg" in alone(shares_section(found))
 
 
 def test_a_study_s_recipes_are_the_control_the_arms_and_their_twins():

@@ -1,0 +1,35 @@
+"""Scales put values where they belong, and ticks are round, inside, and told apart."""
+
+import pytest
+
+from experiments.charts.scale import Scale, short
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(0, 1, False), (-3e-4, 8e-4, False), (17, 70_000, True), (3, 4, True)]
+)
+def test_ticks_are_inside_ascending_and_have_different_labels(low: float, high: float, log: bool):
+    scale = Scale(low, high, 0, 100, log)
+    ticks = scale.ticks(5)
+    assert 2 <= len(ticks) <= 9 and ticks == sorted(set(ticks))
+    assert all(low <= t <= high for t in ticks)
+    labels = scale.labels(ticks)
+    assert len(set(labels)) == len(ticks)
+    for tick, label in zip(ticks, labels, strict=True):
+        number = float(label.replace("\u2212", "-").replace(",", "").replace("k", "e3").replace("M", "e6"))
+        assert number == pytest.approx(tick, rel=1e-6, abs=1e-12)
+
+
+def test_ends_and_ratios():
+    log, plain = Scale(1, 100, 10, 110, log=True), Scale(-1, 1, 200, 0)
+    assert log(1) == 10 and log(100) == 110 and log(10) == pytest.approx(60)
+    assert plain(-1) == 200 and plain(0) == 100
+    assert Scale.around([2.0, 2.0], 0, 1)(2.0) == pytest.approx(0.5)
+    assert [t for t in Scale(0.5, 3.5, 0, 1).ticks(8, whole=True)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("value", "step", "text"), [(0.0025, 0.0025, "0.0025"), (12_500, None, "12.5k"), (-0.5, 0.25, "\u22120.50")]
+)
+def test_short(value: float, step: float | None, text: str):
+    assert short(value, step) == text

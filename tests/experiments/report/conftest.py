@@ -1,0 +1,40 @@
+"""A page about everything that a small world gives, shared by the tests of the report."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import moon
+from tests.conftest import write_store
+from tests.experiments.conftest import RECIPE
+
+RESULTS = Path(__file__).parents[3] / "experiments" / "results"
+
+
+def make(root: Path, *more: object) -> int:
+    """`moon report` of a folder and of committed results, with few draws."""
+    words = ["report", root, RESULTS / "movielens_ablation.json", RESULTS / "marketplace_lift_share0.json", *more]
+    return moon.main([str(word) for word in (*words, "--draws", 100)])
+
+
+@pytest.fixture(scope="session")
+def results(market_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run and a store of its items' vectors; the dataset is in the world's folder."""
+    root = tmp_path_factory.mktemp("report") / "results"
+    features = RECIPE["features"] | {"sequences": []}
+    tree = RECIPE | {"name": "plain", "features": features, "model": {"tower": [8]}}
+    (root / "runs").mkdir(parents=True)
+    (root / "plain.yaml").write_text(yaml.safe_dump(tree))
+    data = str(market_root / "data")
+    assert moon.main(["train", str(root / "plain.yaml"), "--data", data, "--out", str(root / "runs" / "plain")]) == 0
+    write_store(root / "stores" / "random", market_root / "data")
+    return root
+
+
+@pytest.fixture(scope="session")
+def page(results: Path, market_root: Path) -> Path:
+    """The page; its figures are beside it."""
+    out = results.parent / "page.html"
+    assert make(results, market_root / "run", "--out", out, "--title", "Everything") == 0
+    return out
