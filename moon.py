@@ -11,6 +11,10 @@ COMMANDS = {
     "prepare": ("data.prepare:main", "raw logs and catalogues -> a prepared dataset"),
     "inspect": ("experiments.inspect:main", "what a dataset or a run holds, and its health"),
     "train": ("experiments.end_to_end:main", "a recipe and a prepared dataset -> a trained run"),
+    "plan": (
+        "ranker.plan_command:main",
+        "a recipe on a cluster that is not here: memory, step time, what does not fit",
+    ),
     "eval": ("ranker.evaluate:main", "metrics of a trained run, with slices"),
     "export": ("ranker.exporting.command:main", "a trained run -> a package that gives the same scores"),
     "score": ("ranker.serving.score:main", "an exported package and a parquet file -> scores, in order"),

@@ -8,32 +8,50 @@ import sys
 import time
 from threading import Thread
 
-SIGTERM_STATUS = 143
+INPUT_STATUS, SIGTERM_STATUS = 2, 143
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # torchrun's own variable
 GRACE_SECONDS = 3.0
 
 
-def spread(command: str, processes: int, argv: list[str], debug: bool) -> int:
+def spread(command: str, processes: int, argv: list[str], debug: bool, max_restarts: int = 0) -> int:
     """Run `moon command argv` in `processes` ranks; returns the exit status of the one that failed first (0: none).
 
     --nproc is taken out of `argv`. A rank that fails ends the others; one line on stderr says why, however many ranks
-    said it. SIGTERM is passed on: all ranks save and the status is 143.
+    said it. SIGTERM is passed on: all ranks save and the status is 143. Where a rank died or failed, though not by bad
+    input, all are started again up to `max_restarts` times, as torchrun does, and find RESTARTS above 0.
     """
-    port, argv = free_port(), _without_nproc(argv)
-    ranks = [_Rank(command, rank, processes, port, argv, debug) for rank in range(processes)]
+    argv = _without_nproc(argv)
+    for restart in range(max_restarts + 1):
+        failed = _once(command, processes, argv, debug, restart)
+        if failed is None:
+            return 0
+        status = failed.process.returncode
+        said = failed.error or f"moon {command}: rank {failed.rank} ended with status {status}"
+        if restart == max_restarts or status in (INPUT_STATUS, SIGTERM_STATUS):
+            print(said, file=sys.stderr)
+            return status if status > 0 else 1
+        print(f"{said}; restart {restart + 1} of {max_restarts}", file=sys.stderr, flush=True)
+    raise AssertionError("unreachable")
+
+
+def restarted() -> bool:
+    """Whether this process takes the place of one that died (torchrun's restarts, or those of `spread`)."""
+    return int(os.environ.get(RESTARTS, "0")) > 0
+
+
+def _once(command: str, processes: int, argv: list[str], debug: bool, restart: int) -> "_Rank | None":
+    """All ranks to their end; the one to blame, if any."""
+    port = free_port()
+    ranks = [_Rank(command, rank, processes, port, argv, debug, restart) for rank in range(processes)]
     previous = signal.signal(signal.SIGTERM, lambda *_: [rank.process.terminate() for rank in ranks])
     try:
-        failed = _wait(ranks)
+        return _wait(ranks)
     finally:
         signal.signal(signal.SIGTERM, previous)
         for rank in ranks:
             rank.process.kill()
             rank.process.wait()
             rank.reader.join()
-    if failed is None:
-        return 0
-    status = failed.process.returncode
-    print(failed.error or f"moon {command}: rank {failed.rank} ended with status {status}", file=sys.stderr)
-    return status if status > 0 else 1
 
 
 def free_port() -> int:
@@ -46,9 +64,11 @@ def free_port() -> int:
 class _Rank:
     """One process; the first rank's stderr is shown as it comes (with `debug` everybody's), its error line is kept."""
 
-    def __init__(self, command: str, rank: int, world_size: int, port: int, argv: list[str], debug: bool) -> None:
+    def __init__(
+        self, command: str, rank: int, world_size: int, port: int, argv: list[str], debug: bool, restart: int
+    ) -> None:
         self.command, self.rank, self.shown, self.error = command, rank, debug or rank == 0, ""
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port, RESTARTS: restart}
         threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "moon", *command.split(), *argv, *(["--debug"] if debug else [])],
@@ -83,7 +103,7 @@ def _wait(ranks: list[_Rank]) -> _Rank | None:
             break
         time.sleep(0.05)
     failed = [rank for rank in ranks if rank.process.poll()]
-    return min(failed, key=lambda r: (r.process.returncode not in (2, SIGTERM_STATUS), r.rank), default=None)
+    return min(failed, key=lambda r: (r.process.returncode not in (INPUT_STATUS, SIGTERM_STATUS), r.rank), default=None)
 
 
 def _without_nproc(argv: list[str]) -> list[str]:

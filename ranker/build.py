@@ -17,6 +17,7 @@ from features.spec import FeatureSpec
 from features.vector_source import VectorSource, open_sources
 from ranker.checkpoint import Checkpoints, stored_prefixes
 from ranker.config import Recipe
+from ranker.local_parts import table_of
 from ranker.model import Ranker
 from ranker.optimizer import dense_parameters
 from ranker.run_folder import RunFolder
@@ -35,7 +36,7 @@ def parameter_counts(model: DistributedModelParallel) -> dict[str, int]:
     counts = {"dense": sum(p.numel() for p in dense_parameters(model).values()), "tables": 0, "vectors": 0}
     stored = stored_prefixes(model)
     for name, value in model.state_dict().items():
-        if ".embeddings." in name:
+        if table_of(name):
             counts["vectors" if name.startswith(stored) else "tables"] += math.prod(value.size())
     return counts
 

@@ -47,9 +47,13 @@ class Progress:
 class Checkpoints:
     """Saves and loads the state of a run; `schema` is the feature encoder's fingerprint."""
 
-    def __init__(self, folder: Path, schema: str, ranks: Ranks, encoders: ItemEncoders | None = None) -> None:
-        """`encoders`: of end_to_end vectors, in training; what reads a trained run has no need of them."""
+    def __init__(
+        self, folder: Path, schema: str, ranks: Ranks, batch_size: int = 1, encoders: ItemEncoders | None = None
+    ) -> None:
+        """`batch_size`: rows a rank and step, to know the rows done when training goes on. `encoders`: of end_to_end
+        vectors, in training; what reads a trained run has no need of either."""
         self.folder, self.schema, self.ranks, self.encoders = folder, schema, ranks, encoders
+        self.global_batch = batch_size * ranks.world_size
 
     def save(
         self, model: DistributedModelParallel, optimizer: CombinedOptimizer, progress: Progress, best: bool = False
@@ -73,6 +77,7 @@ class Checkpoints:
         if self.ranks.first:
             target = final if final.exists() else part
             facts = {"schema": self.schema, "world_size": self.ranks.world_size, "progress": vars(progress)}
+            facts["global_batch"] = self.global_batch
             write_json(target / "state.json", facts)
             if target is part:
                 _sync(part)
@@ -140,7 +145,7 @@ class Checkpoints:
             for saved in state.get("rng", {}).values():
                 _restore_rng(saved)
         progress = Progress(**facts["progress"])
-        progress.batch = progress.batch * facts["world_size"] // self.ranks.world_size  # rows done, in our batches
+        progress.batch = progress.batch * facts["global_batch"] // self.global_batch  # rows done, in our batches
         return progress
 
     def _of_encoders(self) -> dict[str, Any]:

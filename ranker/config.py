@@ -1,8 +1,9 @@
 """A recipe: everything that defines a training run, as one strict configuration."""
 
+from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.config import Config
 from features.spec import SAME, FeatureSpec, Name
@@ -137,12 +138,54 @@ class Train(Config):
     threads: int | None = Field(None, ge=1, description="CPU threads of the compute; None: torch's choice")
 
 
-class Sharding(Config):
-    """How the tables are laid out over ranks."""
+Kinds = tuple[Literal["data_parallel", "table_wise", "row_wise", "column_wise"], ...]
 
-    kinds: tuple[Literal["table_wise", "row_wise", "column_wise"], ...] | None = Field(
-        None, description="sharding types the planner may use; None: table_wise on one rank, all on several"
+
+def _copies_alone(kinds: Kinds | None) -> Kinds | None:
+    if kinds is not None and "data_parallel" in kinds and len(kinds) > 1:
+        raise ValueError("data_parallel stands alone: its optimizer is not the fused one of the other kinds")
+    return kinds
+
+
+class TableSharding(Config):
+    """What the planner may do with one table."""
+
+    kinds: Kinds | None = Field(None, description="sharding types; None: those of sharding.kinds")
+    narrowest: int | None = Field(None, ge=4, multiple_of=4, description="column_wise: fewest columns of a shard")
+
+    @field_validator("kinds")
+    @classmethod
+    def _alone(cls, kinds: Kinds | None) -> Kinds | None:
+        return _copies_alone(kinds)
+
+
+class Sharding(Config):
+    """How the tables are laid out over ranks. TorchRec's planner chooses within what is allowed here."""
+
+    kinds: Kinds | None = Field(
+        None,
+        description="sharding types of every table: data_parallel (a copy on each rank, for small tables), table_wise, "
+        "row_wise, column_wise; None: table_wise on one rank, all but copies on several",
     )
+    tables: dict[Name, TableSharding] = Field(default_factory=dict, description="exceptions, by table or item vectors")
+    replicas: int = Field(
+        1, ge=1, description="2D parallelism: copies of all tables, each over its share of the ranks; CUDA only"
+    )
+
+    @field_validator("kinds")
+    @classmethod
+    def _alone(cls, kinds: Kinds | None) -> Kinds | None:
+        return _copies_alone(kinds)
+
+    def of(self, table: str, world_size: int) -> TableSharding:
+        """What holds for one table on so many ranks."""
+        own = self.tables.get(table, TableSharding())  # pyright: ignore[reportCallIssue]
+        default: Kinds = ("table_wise",) if world_size == 1 else ("table_wise", "row_wise", "column_wise")
+        return TableSharding(kinds=own.kinds or self.kinds or default, narrowest=own.narrowest)
+
+    def copied(self, tables: Iterable[str]) -> list[str]:
+        """Those of the tables that every rank has whole, their gradients averaged like a dense parameter's."""
+        return [table for table in tables if self.of(table, 2).kinds == ("data_parallel",)]
 
 
 class Recipe(Config):
@@ -163,6 +206,19 @@ class Recipe(Config):
                 raise ValueError(
                     f"model.sequences.{name}: no such sequence in features (there are: {', '.join(names)})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tables_exist(self) -> "Recipe":
+        known = [*self.features.tables_in_use(), *(v.name for v in self.features.vectors)]
+        strange = [name for name in self.sharding.tables if name not in known]
+        if strange:
+            raise ValueError(f"sharding.tables: no table {strange[0]!r} (there are: {', '.join(known)})")
+        copied = self.sharding.copied(v.name for v in self.features.vectors)
+        if copied:
+            raise ValueError(
+                f"sharding: item vectors {copied[0]!r} cannot be data_parallel; give them kinds of their own"
+            )
         return self
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ class Ranker(nn.Module):
         super().__init__()
         spec = recipe.features
         self.spec: FeatureSpec = spec
-        self.tables = Tables(encoder, device)
+        self.tables = Tables(encoder, device, recipe.sharding.copied(spec.tables_in_use()))
         self.vectors = VectorTables(sources, device)
         dims = {feature: spec.table(table).dim for table, feature in spec.lookups()}
         lookups = [f for f in spec.features if isinstance(f, IdFeature | BucketFeature)]

@@ -9,12 +9,20 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from ranker.config import DenseOptimizer, Schedule, Train
+from ranker.local_parts import is_whole, table_of
+from ranker.sharding import table_optimizer
 
 
 def dense_parameters(model: DistributedModelParallel) -> dict[str, nn.Parameter]:
     """Parameters that no fused optimizer owns, by name."""
+    return {name: p for name, p in model.named_parameters() if table_of(name) is None}  # pyright: ignore[reportReturnType]
+
+
+def copied_tables(model: DistributedModelParallel) -> dict[str, nn.Parameter]:
+    """Trained tables that every rank has whole, by name: their gradients are averaged, nothing fused steps them."""
+    whole = {name for name, value in model.state_dict().items() if table_of(name) and is_whole(value)}
     fused = set(model.fused_optimizer.params)
-    return {name: p for name, p in model.named_parameters() if ".embeddings." not in name and name not in fused}  # pyright: ignore[reportReturnType]
+    return {name: p for name, p in model.named_parameters() if name in whole and name not in fused}  # pyright: ignore[reportReturnType]
 
 
 def dense_optimizer(groups: list[dict[str, Any]], config: DenseOptimizer) -> torch.optim.Optimizer:
@@ -56,11 +64,18 @@ class Optimizers:
         self.dense = list(named.values())
         groups = [{"params": ps, "lr": lr} for lr, ps in _by_rate(named, train.dense.lr, rates or {}).items()]
         wrapper = KeyedOptimizerWrapper(named, lambda _: dense_optimizer(groups, train.dense))  # pyright: ignore
-        self._dense_wrapper = wrapper
-        self.all = CombinedOptimizer([("dense", wrapper), ("tables", model.fused_optimizer)])
+        self._unfused = [wrapper]
+        if copies := copied_tables(model):
+            kind, arguments = table_optimizer(train.tables, next(iter(copies.values())).device)
+            by_rate = _by_rate(copies, train.tables.lr, rates or {}).items()
+            table_groups = [{"params": ps, "lr": lr} for lr, ps in by_rate if ps]
+            self._unfused.append(KeyedOptimizerWrapper(copies, lambda _: kind(table_groups, **arguments)))  # pyright: ignore
+        named_optimizers = zip(("dense", "copies"), self._unfused, strict=False)
+        self.all = CombinedOptimizer([*named_optimizers, ("tables", model.fused_optimizer)])
         self._groups = [
             (group, group["lr"])  # pyright: ignore[reportIndexIssue]
-            for group in [*wrapper.param_groups, *model.fused_optimizer.param_groups]
+            for optimizer in (*self._unfused, model.fused_optimizer)
+            for group in optimizer.param_groups
         ]
 
     def prepare(self, step: int) -> None:
@@ -71,8 +86,9 @@ class Optimizers:
         self.all.zero_grad()
 
     def allocate(self) -> None:
-        """Give every dense parameter its optimizer state, for a checkpoint to be read into (the weights may move)."""
-        self._dense_wrapper.init_state()
+        """Give every parameter its optimizer state, for a checkpoint to be read into (the weights may move)."""
+        for optimizer in self._unfused:
+            optimizer.init_state()
         self.all.zero_grad()
 
     @property

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.model_parallel import DMPCollection
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
@@ -18,8 +19,9 @@ from data.errors import InputError
 from features.encoder import FeatureEncoder
 from features.ranks import Ranks
 from features.vector_source import VectorSource
-from ranker.config import Recipe, TableOptimizer
+from ranker.config import Recipe, Sharding, TableOptimizer
 from ranker.item_vectors import is_trained
+from ranker.local_parts import local_parts, table_of
 from ranker.model import Ranker
 
 # The planner warns about its own defaults, torch about the sharded tensors inside torchrec; neither is ours to mend.
@@ -30,7 +32,6 @@ warnings.filterwarnings(
 )
 
 CHUNK_ROWS = 65_536
-KINDS = ("table_wise", "row_wise", "column_wise")
 
 
 def table_optimizer(config: TableOptimizer, device: torch.device) -> tuple[type[torch.optim.Optimizer], dict]:
@@ -56,41 +57,72 @@ def distribute(
     from their stores.
     """
     optimizer, arguments = table_optimizer(recipe.train.tables, ranks.device)
-    apply_optimizer_in_backward(optimizer, model.tables.parameters(), arguments)
+    apply_optimizer_in_backward(optimizer, model.tables.collections.parameters(), arguments)
     for name, source in sources.items():
         rows = model.vectors.collections[name].parameters()
         if is_trained(source.spec):
             apply_optimizer_in_backward(optimizer, rows, {**arguments, "lr": source.spec.lr or arguments["lr"]})
         else:  # TorchRec shards no table without a fused optimizer; this one has no state and never meets a gradient
             apply_optimizer_in_backward(torch.optim.SGD, rows, {"lr": 0.0})
-    kinds = recipe.sharding.kinds or (("table_wise",) if ranks.world_size == 1 else KINDS)
-    tables = recipe.features.tables_in_use()
-    constraints = {name: ParameterConstraints(sharding_types=list(kinds)) for name in [*tables, *sources]}
-    topology = Topology(world_size=ranks.world_size, compute_device=ranks.device.type)
-    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
+    group_size = _group_size(recipe.sharding, ranks)
+    topology = Topology(world_size=group_size, local_world_size=group_size, compute_device=ranks.device.type)
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints(recipe, group_size))
     sharders = [EmbeddingCollectionSharder()]
     group = dist.group.WORLD
     assert group is not None
     plan = planner.collective_plan(model, sharders, group)  # pyright: ignore[reportArgumentType]
-    wrapped = DistributedModelParallel(model, device=ranks.device, plan=plan, sharders=sharders)  # pyright: ignore
+    if group_size < ranks.world_size:
+        wrapped = DMPCollection(
+            model,
+            ranks.device,
+            plan,
+            ranks.world_size,
+            group_size,
+            group,
+            sharders=sharders,  # pyright: ignore
+        )
+    else:
+        wrapped = DistributedModelParallel(model, device=ranks.device, plan=plan, sharders=sharders)  # pyright: ignore
     _initialise_tables(wrapped, recipe, sources)
     return wrapped, plan
 
 
-def describe(plan: ShardingPlan, encoder: FeatureEncoder, sources: dict[str, VectorSource]) -> str:
+def constraints(recipe: Recipe, world_size: int) -> dict[str, ParameterConstraints]:
+    """What the planner may do with every table and every store of item vectors on so many ranks."""
+    found = {}
+    tables = recipe.features.tables_in_use()
+    copied = recipe.sharding.copied(tables)
+    for name in [*(t for t in tables if t not in copied), *(v.name for v in recipe.features.vectors)]:
+        own = recipe.sharding.of(name, world_size)
+        assert own.kinds is not None
+        found[name] = ParameterConstraints(sharding_types=list(own.kinds), min_partition=own.narrowest)
+    return found
+
+
+def _group_size(sharding: Sharding, ranks: Ranks) -> int:
+    """Ranks that share one copy of the tables."""
+    size, rest = divmod(ranks.world_size, sharding.replicas)
+    if rest or not size:
+        raise InputError(f"sharding.replicas: {sharding.replicas} copies do not divide {ranks.world_size} ranks")
+    if sharding.replicas > 1 and ranks.device.type != "cuda":
+        raise InputError("sharding.replicas: TorchRec has 2D parallelism on CUDA only; on a CPU use 1")
+    return size
+
+
+def describe(
+    plan: ShardingPlan, encoder: FeatureEncoder, sources: dict[str, VectorSource], copied: list[str], world_size: int
+) -> str:
     """The plan in one line a table: rows x width, memory, sharding, ranks."""
+    planned = {name: sharding for module in plan.plan.values() for name, sharding in module.items()}  # pyright: ignore
+    layouts = {name: (sharding.sharding_type, sharding.ranks) for name, sharding in planned.items()}
     lines = []
-    for module in plan.plan.values():
-        for name, sharding in module.items():  # pyright: ignore[reportAttributeAccessIssue]
-            source = sources.get(name)
-            rows, dim = (
-                (source.table_rows, source.dim) if source else (encoder.rows(name), encoder.spec.table(name).dim)
-            )
-            note = f", {source.spec.mode} vectors" if source else ""
-            mib = rows * dim * 4 / 2**20
-            lines.append(
-                f"  {name}: {rows:,} x {dim}, {mib:.1f} MiB, {sharding.sharding_type}, ranks {sharding.ranks}{note}"
-            )
+    for name, (kind, ranks) in (
+        layouts | {name: ("data_parallel", list(range(world_size))) for name in copied}
+    ).items():
+        source = sources.get(name)
+        rows, dim = (source.table_rows, source.dim) if source else (encoder.rows(name), encoder.spec.table(name).dim)
+        note = f", {source.spec.mode} vectors" if source else ""
+        lines.append(f"  {name}: {rows:,} x {dim}, {rows * dim * 4 / 2**20:.1f} MiB, {kind}, ranks {ranks}{note}")
     return "\n".join(lines)
 
 
@@ -98,16 +130,12 @@ def _initialise_tables(model: DistributedModelParallel, recipe: Recipe, sources:
     """Fill every shard: of ids from `initial_rows`, of item vectors from their store."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if ".embeddings." not in name:
+            table = table_of(name)
+            if table is None:
                 continue
-            table = name.split(".embeddings.")[1].split(".")[0]
             chunk_rows = _from_store(sources[table]) if table in sources else _from_seed(recipe, table, value.size(1))
-            if hasattr(value, "local_shards"):
-                for shard in value.local_shards():
-                    assert list(shard.tensor.shape) == shard.metadata.shard_sizes
-                    _fill(shard.tensor, chunk_rows, *shard.metadata.shard_offsets)
-            else:
-                _fill(value, chunk_rows, 0, 0)
+            for part in local_parts(value):
+                _fill(part.values, chunk_rows, part.row, part.column)
 
 
 def _from_seed(recipe: Recipe, table: str, width: int) -> Callable[[int], torch.Tensor]:

@@ -1,5 +1,7 @@
 """The embedding tables: TorchRec collections, one a table width, read once a step."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingConfig
@@ -13,18 +15,24 @@ class Tables(nn.Module):
     """Looks every feature up in its (possibly shared) table.
 
     Tables of one width form one TorchRec EmbeddingCollection, whose parameters `ranker.sharding` lays out and whose
-    optimizer runs inside the backward pass.
+    optimizer runs inside the backward pass. Copied ones are dense parameters, whole on every rank.
     """
 
-    def __init__(self, encoder: FeatureEncoder, device: torch.device) -> None:
+    def __init__(self, encoder: FeatureEncoder, device: torch.device, copied: Collection[str] = ()) -> None:
+        """`copied`: tables that every rank has whole."""
         super().__init__()
         spec = encoder.spec
+        self.copies = nn.ModuleDict()
+        self._copied_lookups = {feature: table for table, feature in spec.lookups() if table in copied}
         users: dict[str, list[str]] = {}
         for table, feature in spec.lookups():
             users.setdefault(table, []).append(feature)
         by_dim: dict[int, list[EmbeddingConfig]] = {}
         for table, features in users.items():
             dim = spec.table(table).dim
+            if table in copied:
+                self.copies[table] = nn.Embedding(encoder.rows(table), dim, device=device)
+                continue
             config = EmbeddingConfig(
                 name=table, embedding_dim=dim, num_embeddings=encoder.rows(table), feature_names=features
             )
@@ -37,6 +45,19 @@ class Tables(nn.Module):
         """ids by table width -> rows (V, D) of every look-up."""
         found: dict[str, Tensor] = {}
         for dim, keyed in ids.items():
-            for name, jagged in self.collections[f"dim{dim}"](keyed).items():
-                found[name] = jagged.values()
+            if self._copied_lookups:
+                keyed = self._read_copies(keyed, found)
+            if keyed is not None:
+                for name, jagged in self.collections[f"dim{dim}"](keyed).items():
+                    found[name] = jagged.values()
         return found
+
+    def _read_copies(self, keyed: KeyedJaggedTensor, found: dict[str, Tensor]) -> KeyedJaggedTensor | None:
+        """Put the rows of copied tables into `found`; the ids that are left, None if there are none."""
+        values = dict(zip(keyed.keys(), torch.split(keyed.values(), keyed.length_per_key()), strict=True))
+        for name in [name for name in values if name in self._copied_lookups]:
+            found[name] = self.copies[self._copied_lookups[name]](values.pop(name))
+        if not values:
+            return None
+        lengths = keyed.lengths().new_tensor([len(v) for v in values.values()])
+        return KeyedJaggedTensor(list(values), torch.cat(list(values.values())), lengths=lengths)

@@ -1,5 +1,6 @@
 """`moon train`: the loop from a recipe and a prepared dataset to a run directory."""
 
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torchrec.distributed.model_parallel import DMPCollection
 
 from data.dataset import Dataset
 from data.errors import InputError
@@ -69,7 +71,9 @@ class Trainer:
         total = recipe.train.epochs * self.loader.batches
         rates = cast(Ranker, self.model.module).rates() | encoders.rates()
         self.optimizers = Optimizers(self.model, recipe.train, total, rates, encoders.parameters())
-        self.checkpoints = Checkpoints(run.checkpoints, self.encoder.fingerprint, ranks, encoders)
+        self.checkpoints = Checkpoints(
+            run.checkpoints, self.encoder.fingerprint, ranks, recipe.train.batch_size, encoders
+        )
         self.progress = Progress()
         self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, total)
         self._stop = False
@@ -86,8 +90,9 @@ class Trainer:
         """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
         if self.ranks.first:
             self.encoder.save(self.run.encoder)
-            plan = describe(self.plan, self.encoder, self.samples.vectors)
-            print(f"tables over {self.ranks.world_size} rank(s):\n{plan}")
+            copied, world_size = list(cast(Ranker, self.model.module).tables.copies), self.ranks.world_size
+            plan = describe(self.plan, self.encoder, self.samples.vectors, copied, world_size)
+            print(f"tables over {world_size} rank(s):\n{plan}")
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         log = self.log
         log.open(self.progress)
@@ -124,25 +129,42 @@ class Trainer:
                     return
             elif train.checkpoint_every and progress.step % train.checkpoint_every == 0:
                 self._save()
-            if self._asked_to_stop():
+            if self._stop:
                 self._save()
                 raise Interrupted(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
 
     def train_step(self, batch: Batch) -> float:
-        """One optimizer step; returns this rank's mean loss."""
+        """One optimizer step; returns the mean loss over the rows of all ranks."""
         progress, device = self.progress, self.ranks.device
         batch = batch.to(device, non_blocking=True)
         self.optimizers.prepare(progress.step)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.train.bf16):
             logits = self.model(batch, self.encoders.encode(batch)) if self.encoders else self.model(batch)
         loss = click_loss(logits, batch.label)
-        value = loss.item()
-        if not self._all_finite(value):
+        share = self.loader.share(progress.batch, len(batch))
+        value = self._agreed(loss.item() * share)
+        if not math.isfinite(value):
             raise InputError(self._save_batch(batch, value))
-        (loss * self.loader.share(progress.batch, len(batch))).backward()
+        (loss * share).backward()
         self.encoders.average_gradients()
         self.optimizers.step()
+        if isinstance(self.model, DMPCollection):
+            self.model.sync()
         return value
+
+    def _agreed(self, value: float) -> float:
+        """The ranks' mean of `value`; if one of them was asked to stop, all of them are (and save the same step)."""
+        if self.ranks.world_size == 1:
+            return value
+        facts = torch.tensor([value, float(self._stop)], dtype=torch.float64, device=self.ranks.device)
+        dist.all_reduce(facts)
+        self._stop = bool(facts[1] > 0)
+        return facts[0].item() / self.ranks.world_size
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any rank was asked to."""
+        self._agreed(0.0)
+        return self._stop
 
     def _evaluate(self, log: TrainLog, epoch_done: bool) -> None:
         """Judge on valid, keep the best, save; the open line of the log goes with the checkpoint."""
@@ -166,17 +188,6 @@ class Trainer:
 
     def _on_sigterm(self, *_: Any) -> None:
         self._stop = True
-
-    def _asked_to_stop(self) -> bool:
-        """Whether any rank was asked to; agreed on by all, so that all save the same step."""
-        if self.ranks.world_size == 1:
-            return self._stop
-        asked = torch.tensor(int(self._stop), device=self.ranks.device)
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-        return bool(asked.item())
-
-    def _all_finite(self, value: float) -> bool:
-        return value == value and abs(value) != float("inf")
 
     def _save_batch(self, batch: Batch, value: float) -> str:
         path = self.run.root / f"bad-batch-rank{self.ranks.rank}.pt"

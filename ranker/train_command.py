@@ -11,7 +11,7 @@ from data.config import load_config
 from data.dataset import Dataset
 from data.fields import ShowFields
 from data.host import keep_freed_memory
-from data.local_ranks import SIGTERM_STATUS, spread
+from data.local_ranks import SIGTERM_STATUS, restarted, spread
 from features.vector_source import VectorSource, named_folders
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
@@ -45,6 +45,9 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
     parser.add_argument("--seed", type=int, help="seed of this repetition (default: the recipe's)")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (one a GPU)")
+    parser.add_argument(
+        "--max-restarts", type=int, default=0, help="start all processes again this often when one of them dies"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
     parser.add_argument("--json", type=Path, help="write the test figures here as well")
     args = parser.parse_args(argv)
@@ -55,8 +58,8 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
     folders = named_folders(
         "--encoder", [v.name for v in recipe.features.vectors if v.mode == "end_to_end"], args.encoder
     )
-    if args.nproc > 1 and "RANK" not in os.environ:
-        return spread("train", args.nproc, argv, debug="--debug" in sys.argv)
+    if (args.nproc > 1 or args.max_restarts) and "RANK" not in os.environ:
+        return spread("train", args.nproc, argv, debug="--debug" in sys.argv, max_restarts=args.max_restarts)
     keep_freed_memory()
     from data.files import naming_a_full_disk, write_json
     from features.ranks import process_group
@@ -73,7 +76,7 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
     with process_group() as ranks:
         try:
             with naming_a_full_disk(args.out):
-                found = train(recipe, dataset, args.out, ranks, args.resume, stores, openers)
+                found = train(recipe, dataset, args.out, ranks, args.resume or restarted(), stores, openers)
                 if opened and ranks.first:
                     save_encoders(opened, room, RunFolder(args.out))
         except Interrupted as stop:

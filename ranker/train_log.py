@@ -15,6 +15,7 @@ from features.batch import Batch
 from features.loader import Loader
 from features.ranks import Ranks
 from ranker.checkpoint import Progress
+from ranker.local_parts import local_parts, table_of
 from ranker.run_folder import RunFolder
 
 SHOWN_METRICS = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
@@ -59,7 +60,7 @@ class TrainLog:
             yield batch
 
     def step(self, progress: Progress, loss: float, rows: int, rate: float) -> None:
-        """Record one step: mean loss of this rank's rows, their number, the dense learning rate."""
+        """Record one step: mean loss of all ranks' rows, the number of this rank's, the dense learning rate."""
         progress.loss_sum += loss
         progress.loss_steps += 1
         self._rows += rows * self.ranks.world_size
@@ -140,17 +141,18 @@ class TrainLog:
 
 def row_norms(model: nn.Module) -> dict[str, float]:
     """Root mean square row length of every embedding table, over all ranks (all of them must call this)."""
-    tables = {name: value for name, value in model.state_dict().items() if ".embeddings." in name}
+    tables = {table: value for name, value in model.state_dict().items() if (table := table_of(name))}
     if not tables:
         return {}
-    local = [[shard.tensor.float().pow(2).sum().item() for shard in t.local_shards()] for t in tables.values()]
-    squares = torch.tensor([sum(sums) for sums in local])
+    parts = {table: [part.values for part in local_parts(value)] for table, value in tables.items()}
+    own = [[sum(v.float().pow(2).sum().item() for v in p), sum(v.numel() for v in p)] for p in parts.values()]
+    sums = torch.tensor(own, dtype=torch.float64)  # of squares and of numbers: what several ranks hold counts for each
     if dist.get_backend() == "nccl":
-        squares = squares.cuda()
-    dist.all_reduce(squares)
+        sums = sums.cuda()
+    dist.all_reduce(sums)
     return {
-        name.split(".embeddings.")[1].split(".")[0]: (square / value.size(0)) ** 0.5
-        for (name, value), square in zip(tables.items(), squares.tolist(), strict=True)
+        table: (squares / max(1.0, numbers) * value.size(1)) ** 0.5
+        for (table, value), (squares, numbers) in zip(tables.items(), sums.tolist(), strict=True)
     }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ranker.local_parts import local_parts, table_of
 from ranker.model import Ranker
 from ranker.serving.host_tables import TableDtype, write_table
 
@@ -15,8 +16,8 @@ def table_state(model: nn.Module) -> dict[str, Tensor]:
     """Every trained table's (possibly sharded) weight by table name; vectors as their store holds them are none."""
     found = {}
     for name, value in model.state_dict().items():
-        if ".embeddings." in name:
-            found[name.split(".embeddings.")[1].split(".")[0]] = value
+        if table := table_of(name):
+            found[table] = value
     stored = cast(Ranker, model.module).stored
     return {name: value for name, value in found.items() if name not in stored}
 
@@ -33,13 +34,10 @@ def write_tables(model: nn.Module, folder: Path, dtype: TableDtype) -> dict[str,
 
 def read_rows(value: Tensor, start: int, stop: int) -> np.ndarray:
     """Rows start..stop of a table as float32, put together from the shards of this one rank."""
-    if not hasattr(value, "local_shards"):
-        return value[start:stop].detach().float().cpu().numpy()
     out = torch.zeros(stop - start, value.size(1))
-    for shard in value.local_shards():  # pyright: ignore[reportAttributeAccessIssue]
-        (row, column), (rows, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-        first, last = max(start, row), min(stop, row + rows)
+    for values, row, column in local_parts(value):
+        first, last = max(start, row), min(stop, row + values.size(0))
         if first < last:
-            part = shard.tensor[first - row : last - row].detach().float().cpu()
-            out[first - start : last - start, column : column + columns] = part
+            part = values[first - row : last - row].detach().float().cpu()
+            out[first - start : last - start, column : column + values.size(1)] = part
     return out.numpy()

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -108,25 +107,6 @@ def test_sigterm_saves_where_it_stands_and_exits_143(undisturbed, small, tmp_pat
     done = finish(command(config, small, out, "--resume"))
     assert done.returncode == 0, done.stderr
     same(reference, out)
-
-
-@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise"])
-def test_two_ranks_learn_what_one_learns_from_the_union_batch(kind, small, tmp_path):
-    """SGD, whose steps do not blow rounding up as the first steps of Adam and Adagrad do (they are +-lr whatever the
-    gradient's size)."""
-    config = tmp_path / "tiny.yaml"
-    sgd = {"tables": {"kind": "sgd", "lr": 1.0}, "dense": {"kind": "sgd", "lr": 0.1}, "batch_size": 64}
-    config.write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], **sgd}}))
-    one = finish(command(config, small, tmp_path / "one", "--set", "train.batch_size=128"))
-    two = finish(command(config, small, tmp_path / "two", "--nproc", "2", "--set", f"sharding.kinds=[{kind}]"))
-    assert one.returncode == 0 and two.returncode == 0, two.stderr
-    assert two.stdout.count(kind) == 4
-    a, b = (pl.read_parquet(tmp_path / name / "predictions.parquet")["score"].to_numpy() for name in ("one", "two"))
-    assert np.abs(a - b).max() < 5e-5 < 2e-3 < a.std()
-    done = finish([sys.executable, "-m", "moon", "eval", str(tmp_path / "two"), "--json", str(tmp_path / "again.json")])
-    assert done.returncode == 0, done.stderr
-    first = json.loads((tmp_path / "two" / "metrics.json").read_text())
-    assert json.loads((tmp_path / "again.json").read_text())["auc"] == pytest.approx(first["auc"], abs=1e-9)
 
 
 def test_sigterm_to_two_ranks_saves_and_one_rank_goes_on(small, tmp_path):
