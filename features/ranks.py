@@ -49,9 +49,9 @@ def process_group() -> Iterator[Ranks]:
 
 def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
     """The mean over ranks of every gradient, in one message; a rank without one brings zeros."""
-    if ranks.world_size == 1:
-        return
     trained = [p for p in parameters if p.requires_grad]
+    if ranks.world_size == 1 or not trained:
+        return
     for p in trained:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
