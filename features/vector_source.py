@@ -45,14 +45,19 @@ class VectorSource:
             raise InputError(f"{root}: vectors of {self.dim} dimensions; a table needs a multiple of 4")
         self.table_rows: int = meta["items"] + 1
         self._vector_of = self._permutation() if spec.shuffle is not None else None
+        self._waiting = np.zeros(self._items, bool)
         self._codes: ItemCodes | None = None
 
     def rows(self, items: np.ndarray) -> np.ndarray:
         """Table rows (n,) int64 of item indices (n,); MISSING where an item has no vector."""
         rows = items if self._row is None else self._row[items]
-        known = (rows >= 0) & self.version.present[rows]
+        known = (rows >= 0) & self.version.present[rows] & ~self._waiting[items]
         source = rows if self._vector_of is None else self._vector_of[rows]
         return np.where(known, source + 1, MISSING).astype(np.int64)
+
+    def wait(self, items: np.ndarray) -> None:
+        """From now on items (items,) bool have no vector, all others what the store gives: a store that is behind."""
+        self._waiting = items
 
     @cached_property
     def item_of_row(self) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""A trained ranker on rows that are not on disk: samples of the moment, histories that have grown since."""
+"""A trained ranker on rows that are not on disk: samples of the moment, histories that have grown since.
+
+It can go on learning from them: one pass over a day's log, from the weights and optimizer state of the day before.
+"""
+
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -8,9 +13,14 @@ from data.errors import InputError
 from data.live import LiveDataset
 from features.collate import Collator
 from features.ranks import Ranks
-from features.samples import SampleEncoder
+from features.samples import SampleEncoder, Window
 from ranker.build import load_ranker
+from ranker.checkpoint import Checkpoints
+from ranker.config import Schedule
+from ranker.model import Ranker
+from ranker.optimizer import Optimizers
 from ranker.run_folder import RunFolder
+from ranker.train import click_loss
 
 BATCH_ROWS = 8192
 COUNTS = ("item_impressions", "item_positives", "user_impressions", "user_positives")
@@ -19,8 +29,11 @@ COUNTS = ("item_impressions", "item_positives", "user_impressions", "user_positi
 class LiveRanker:
     """Scores samples by the very path that training took: fitted encoder, pointers into histories, batches."""
 
-    def __init__(self, run: RunFolder, dataset: LiveDataset, ranks: Ranks) -> None:
-        """Raises InputError if the run was trained on another dataset."""
+    def __init__(self, run: RunFolder, dataset: LiveDataset, ranks: Ranks, learns: bool = False) -> None:
+        """`learns`: whether `learn` will be called; the optimizers' state is read as well then.
+
+        Raises InputError if the run was trained on another dataset, or if it cannot go on learning here.
+        """
         trained_on = run.meta()["dataset"]["fingerprint"]
         if trained_on != dataset.fingerprint:
             raise InputError(
@@ -29,7 +42,59 @@ class LiveRanker:
         self.run, self.dataset, self.device = run, dataset, ranks.device
         self.model, self._samples = load_ranker(run, dataset, ranks)
         self._counts = {name: _train_totals(dataset, name) for name in COUNTS if name in self._samples.read_columns}
+        self._optimizers = self._continued(ranks) if learns else None
+        self._lessons = 0
         self.refresh()
+
+    def _continued(self, ranks: Ranks) -> Optimizers:
+        """The optimizers as the checkpoint left them, at their full rates."""
+        recipe = self.run.recipe()
+        for vectors in recipe.features.vectors:
+            if vectors.mode == "end_to_end":
+                raise InputError(
+                    f"{self.run.root}: vectors {vectors.name!r} are end_to_end; a daily model needs its encoder, which "
+                    "an online test does not train; play it without refresh.model"
+                )
+        train = recipe.train.model_copy(update={"schedule": Schedule()})  # pyright: ignore[reportCallIssue]
+        optimizers = Optimizers(self.model, train, 1, cast(Ranker, self.model.module).rates())
+        optimizers.allocate()
+        encoder = self._samples.encoder
+        Checkpoints(self.run.checkpoints, encoder.fingerprint, ranks).load("best", self.model, optimizers.all)
+        return optimizers
+
+    def wait(self, items: np.ndarray) -> None:
+        """Items (items,) bool that have no vectors yet; see `VectorSource.wait`."""
+        for source in self._samples.vectors.values():
+            source.wait(items)
+        self.refresh()
+
+    def learn(self, frame: pl.DataFrame) -> float:
+        """One pass over a log with `label` (0 or 1) and what `score` takes, in random order; the mean loss on the way.
+
+        Afterwards the log has entered the point-in-time counts; its own rows have those of before.
+        """
+        assert self._optimizers is not None
+        recipe = self.run.recipe()
+        window = self._window(frame)
+        order = np.random.default_rng([recipe.seed, self._lessons]).permutation(len(frame))
+        self._lessons += 1
+        total = 0.0
+        self.model.train()
+        for first in range(0, len(order), recipe.train.batch_size):
+            batch = self._collator.collate(window, order[first : first + recipe.train.batch_size]).to(self.device)
+            self._optimizers.prepare(0)
+            loss = click_loss(self.model(batch), batch.label)
+            loss.backward()
+            self._optimizers.step()
+            total += loss.item() * len(batch)
+        self.model.eval()
+        for name, values in self._counts.items():
+            entity, what = name.split("_")
+            weight = None if what == "impressions" else frame["label"].to_numpy()
+            values += np.bincount(frame[entity].to_numpy(), weight, len(values)).astype(values.dtype)
+        if not np.isfinite(total):
+            raise InputError(f"{self.run.root}: the loss of a day's log is {total}; lower the learning rates")
+        return total / max(1, len(order))
 
     def refresh(self) -> None:
         """Take in the behaviours that were added to the dataset."""
@@ -44,17 +109,7 @@ class LiveRanker:
 
         Raises InputError where a column is missing or a score is not finite.
         """
-        totals = [
-            pl.Series(name, values[frame[name.split("_")[0]].to_numpy()]) for name, values in self._counts.items()
-        ]
-        frame = frame.with_columns(*totals, label=pl.lit(0.0), row=pl.int_range(pl.len()))
-        missing = [name for name in self._samples.read_columns if name not in frame.columns]
-        if missing:
-            raise InputError(
-                f"{self.run.root}: the recipe reads the sample column {missing[0]!r}, which no row here has"
-            )
-        window = self._samples.window(frame)
-        window.context = frame["context"].to_numpy()
+        window = self._window(frame.with_columns(label=pl.lit(0.0)))
         scores = []
         with torch.no_grad():
             for first in range(0, len(frame), BATCH_ROWS):
@@ -65,6 +120,20 @@ class LiveRanker:
         if not np.isfinite(logits).all():
             raise InputError(f"{self.run.root}: the model's score is {logits[~np.isfinite(logits)][0]}")
         return 1 / (1 + np.exp(-logits))
+
+    def _window(self, frame: pl.DataFrame) -> Window:
+        totals = [
+            pl.Series(name, values[frame[name.split("_")[0]].to_numpy()]) for name, values in self._counts.items()
+        ]
+        frame = frame.with_columns(*totals, row=pl.int_range(pl.len()))
+        missing = [name for name in self._samples.read_columns if name not in frame.columns]
+        if missing:
+            raise InputError(
+                f"{self.run.root}: the recipe reads the sample column {missing[0]!r}, which no row here has"
+            )
+        window = self._samples.window(frame)
+        window.context = frame["context"].to_numpy()
+        return window
 
 
 def _train_totals(dataset: LiveDataset, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from data.marketplace.simulate import photo_key
 from data.marketplace.traffic import Traffic
 from data.marketplace.users import Users
 from data.marketplace.utility import true_ctr
-from experiments.lift.config import BUILT_IN, LiftConfig
+from experiments.lift.config import BUILT_IN, LiftConfig, Refresh
 from experiments.lift.world import World
 from features.ranks import Ranks
 from ranker.live import LiveRanker
@@ -36,14 +36,14 @@ class Arm(ABC):
         """(n, M) scores that the slots are filled by, if that is not the auction."""
         return None
 
-    def see(self, item: np.ndarray, clicked: np.ndarray) -> None:  # noqa: B027
-        """What was shown, (n, slots) items, and what of it was clicked."""
+    def see(self, traffic: Traffic, rows: np.ndarray, item: np.ndarray, clicked: np.ndarray) -> None:  # noqa: B027
+        """What the sessions `rows` (n,) were shown, (n, slots) items, and what of it was clicked."""
 
     def act(self, user: np.ndarray, item: np.ndarray, ts: np.ndarray, action: np.ndarray) -> None:  # noqa: B027
         """What users did, (n,) each: user and item numbers, Unix seconds, index into ACTIONS."""
 
-    def night(self) -> None:  # noqa: B027
-        """A day ends."""
+    def night(self, day: int) -> None:  # noqa: B027
+        """Day number `day` ends."""
 
 
 class Random(Arm):
@@ -69,10 +69,10 @@ class Popular(Arm):
     def pctr(self, users: Users, traffic: Traffic, rows: np.ndarray) -> np.ndarray:
         return self.rates.rate()[traffic.candidates[rows]]
 
-    def see(self, item: np.ndarray, clicked: np.ndarray) -> None:
+    def see(self, traffic: Traffic, rows: np.ndarray, item: np.ndarray, clicked: np.ndarray) -> None:
         self.rates.see(item, clicked)
 
-    def night(self) -> None:
+    def night(self, day: int) -> None:
         self.rates.night()
 
 
@@ -94,21 +94,35 @@ class Ranked(Arm):
 
     by_user = True
 
-    def __init__(self, world: World, run: RunFolder, ranks: Ranks, first_day: int) -> None:
-        """`first_day`: the earliest day that it will be asked about.
+    def __init__(
+        self, world: World, run: RunFolder, ranks: Ranks, first_day: int, refresh: Refresh | None = None
+    ) -> None:
+        """`first_day`: the earliest day that it will be asked about. `refresh`: None: none.
 
-        Raises InputError if the run was trained on another dataset.
+        Raises InputError if the run was trained on another dataset, or cannot be refreshed.
         """
-        self.world = world
+        self.world, self.refresh = world, refresh or Refresh()  # pyright: ignore[reportCallIssue]
         self.dataset = LiveDataset(world.dataset.root, world.market.first_day + first_day * DAY, world.newcomers)
-        self.ranker = LiveRanker(run, self.dataset, ranks)
+        self.ranker = LiveRanker(run, self.dataset, ranks, learns=self.refresh.model)
         self._codes = np.array([self.dataset.actions.index(name) for name in ACTIONS])
+        self._today: list[pl.DataFrame] = []
+        if self.refresh.vectors:
+            self._wait(first_day)
+        if self.refresh.model:
+            for split in ("valid", "test"):
+                rows = self.dataset.samples(split).sort("ts").collect(engine="streaming")
+                self.ranker.learn(rows.with_columns(context=pl.int_range(pl.len())))
+
+    def _wait(self, day: int) -> None:
+        """Items that go live on this day or later have no vector yet."""
+        self.ranker.wait(self.world.items.born >= day)
 
     def pctr(self, users: Users, traffic: Traffic, rows: np.ndarray) -> np.ndarray:
         candidates = traffic.candidates[rows]
         session, place = np.nonzero(candidates >= 0)
         out = np.zeros(candidates.shape)
-        out[session, place] = self.ranker.score(self._frame(traffic, rows, session, candidates[session, place]))
+        frame = self._frame(traffic, rows, session, candidates[session, place])
+        out[session, place] = self.ranker.score(frame)
         return out
 
     def _frame(self, traffic: Traffic, rows: np.ndarray, session: np.ndarray, item: np.ndarray) -> pl.DataFrame:
@@ -130,6 +144,21 @@ class Ranked(Arm):
         )
         return of_session[session].with_columns(item=item, position=pl.lit(1, pl.Int16), context=session)
 
+    def see(self, traffic: Traffic, rows: np.ndarray, item: np.ndarray, clicked: np.ndarray) -> None:
+        if not self.refresh.model:
+            return
+        session, slot = np.indices(item.shape).reshape(2, -1)
+        frame = self._frame(traffic, rows, session, item.ravel())
+        position, label = pl.Series(slot + 1, dtype=pl.Int16), pl.Series(clicked.ravel(), dtype=pl.Float64)
+        self._today.append(frame.with_columns(position=position, label=label, context=traffic.request[rows][session]))
+
+    def night(self, day: int) -> None:
+        if self.refresh.vectors:
+            self._wait(day + 1)
+        if self.refresh.model and self._today:
+            self.ranker.learn(pl.concat(self._today))
+            self._today = []
+
     def act(self, user: np.ndarray, item: np.ndarray, ts: np.ndarray, action: np.ndarray) -> None:
         self.dataset.add(self.world.user_rows[user], item, ts, self._codes[action])
         self.ranker.refresh()
@@ -139,4 +168,4 @@ def make_arm(world: World, config: LiftConfig, name: str, ranks: Ranks) -> Arm:
     """The arm `name` of a test."""
     if name in BUILT_IN:
         return {"random": Random, "popular": Popular, "oracle": Oracle}[name](world)
-    return Ranked(world, RunFolder(config.arms[name].run), ranks, world.market.days)
+    return Ranked(world, RunFolder(config.arms[name].run), ranks, world.market.days, config.refresh)

@@ -86,5 +86,11 @@ def _key(world: World, config: LiftConfig, name: str) -> str:
         meta = run.meta()
         if not meta.get("finished"):
             raise InputError(f"{run.root}: this run has not finished; continue it with moon train --resume")
-        facts += [str(run.root.resolve()), run.recipe().model_dump(mode="json"), meta.get("steps"), meta["commit"]]
+        facts += [
+            config.refresh.model_dump(),
+            str(run.root.resolve()),
+            run.recipe().model_dump(mode="json"),
+            meta.get("steps"),
+            meta["commit"],
+        ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,21 @@ class RankerArm(Config):
     run: Path = Field(description="run directory of `moon train`")
 
 
+class Refresh(Config):
+    """What happens to the rankers every night."""
+
+    model: bool = Field(
+        False,
+        description="go on training: before the first day on the rest of the logs (valid, test), then every night on "
+        "what the arm showed that day",
+    )
+    vectors: bool = Field(
+        False,
+        description="the store is filled at night: a product that goes live has no vector on its first day. Otherwise "
+        "vectors are there as soon as a product is listed",
+    )
+
+
 class LiftConfig(Config):
     """An online A/B test. Paths are relative to the working directory."""
 
@@ -24,6 +39,7 @@ class LiftConfig(Config):
     data: Path = Field(description="dataset prepared from them, on which the runs were trained")
     arms: dict[ArmName, RankerArm] = Field(description="rankers by name; random, popular and oracle always take part")
     control: ArmName = Field(description="the arm that the others are compared with")
+    refresh: Refresh = Field(Refresh(), description="nightly work; none by default")  # pyright: ignore[reportCallIssue]
     days: int = Field(7, ge=1, description="days played after the logs; at most the world's later_days")
     replay: int = Field(1, ge=0, description="which traffic: other numbers are other sessions of the same days")
     rank_by: Literal["bid_ctr", "ctr"] = Field("bid_ctr", description="ads stand by bid x pCTR, or by pCTR alone")

@@ -39,6 +39,7 @@ def judge(world: World, config: LiftConfig, outcomes: dict[str, Outcome]) -> dic
         "rank_by": config.rank_by,
         "days": config.days,
         "replay": config.replay,
+        "refresh": config.refresh.model_dump(),
         "sessions": config.days * world.market.sessions_per_day,
         "users": world.market.users,
         "content_share": world.market.content_share,

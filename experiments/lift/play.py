@@ -42,7 +42,7 @@ def play(world: World, config: LiftConfig, arm: Arm, name: str) -> Outcome:
     today = days[0]
     for users, traffic in world.traffic(days, config.replay):
         if traffic.day != today:
-            arm.night()
+            arm.night(today)
             today = traffic.day
         day = traffic.day - days[0]
         for rows in _rounds(traffic) if arm.by_user else [np.arange(len(traffic.request))]:
@@ -85,7 +85,7 @@ def _serve(
     response = respond(traffic.luck.take(rows), shown.place, chance, market)
     clicked, carted, ordered = response.done.astype(np.float64)
     price = charges(candidates, shown.place, pctr, items)
-    arm.see(shown.item, response.done[0])
+    arm.see(traffic, rows, shown.item, response.done[0])
     action, session, slot = np.nonzero(response.done)
     at = traffic.sessions.at[rows][session] + response.delay[action, session, slot]
     arm.act(user[session], shown.item[session, slot], at, action)

@@ -19,6 +19,9 @@ def summary(found: dict[str, Any]) -> str:
         f"share {found['content_share']:g}, ads stand by {ads}. All arms met the same sessions, candidates and chance; "
         "95 % intervals, users left out one by one."
     )
+    nightly = [what for what, done in found["refresh"].items() if done]
+    if nightly:
+        text += f" Every night the rankers' {' and '.join(nightly)} were refreshed."
     for metric, aa in found.get("aa", {}).items():
         text += (
             f" A/A by {metric}: the interval covered zero in {aa['covers_zero']:.1%} of {aa['replays']} splits; a live "

@@ -38,6 +38,15 @@ def test_rows_are_items_shifted_by_one_and_missing_is_row_zero(store, dataset):
     assert source(store, dataset, dim=4).block(2, 3).shape == (1, 4)
 
 
+def test_items_that_wait_for_their_vectors_have_none_until_they_do_not(store, dataset):
+    found = source(store, dataset)
+    items = np.array([0, 1, 5, 4])
+    found.wait(np.arange(found.table_rows - 1) == 5)
+    assert found.rows(items).tolist() == [0, 2, 0, 0]
+    found.wait(np.zeros(found.table_rows - 1, bool))
+    assert found.rows(items).tolist() == [0, 2, 6, 0]
+
+
 def test_the_shuffled_twin_has_the_same_items_and_other_vectors(store, dataset):
     plain, twin, again = source(store, dataset), source(store, dataset, shuffle=3), source(store, dataset, shuffle=3)
     items = np.arange(plain.table_rows - 1)

@@ -8,6 +8,7 @@ from data.live import LiveDataset
 from data.marketplace.traffic import Traffic
 from data.marketplace.utility import true_ctr
 from experiments.lift.arms import Oracle, Popular, Random, Ranked, make_arm
+from experiments.lift.config import Refresh
 from experiments.lift.play import SUMS, Outcome, play
 from features.ranks import process_group
 from ranker.live import LiveRanker
@@ -25,13 +26,13 @@ class Told(Random):
         super().__init__(world)
         self.shown, self.acts, self.nights = [], [], 0
 
-    def see(self, item, clicked):
+    def see(self, traffic, rows, item, clicked):
         self.shown.append((item.copy(), clicked.copy()))
 
     def act(self, user, item, ts, action):
         self.acts.append((user, item, ts, action))
 
-    def night(self):
+    def night(self, day):
         self.nights += 1
 
 
@@ -117,6 +118,45 @@ def test_a_ranker_s_users_have_the_histories_of_their_own_arm(world, config, mar
         arm.dataset.history_ends(row, np.array([at]))[0] for at in (world.market.first_day + 4 * 86_400, last, last + 1)
     ]
     assert ends[0] <= ends[1] < ends[2] == np.diff(after.offsets)[row[0]]
+
+
+def test_a_daily_model_learns_from_the_logs_and_from_what_its_arm_showed(world, config, market_root):
+    nightly = config.model_copy(update={"refresh": Refresh(model=True, vectors=True)})
+    with process_group() as ranks:
+        arm = make_arm(world, nightly, "tiny", ranks)
+        assert isinstance(arm, Ranked)
+        known = arm.ranker._counts["item_impressions"].sum()
+        assert known == 4 * 300 * 6  # the whole log, of which training saw 70 %
+        before = {name: value.clone() for name, value in arm.ranker.model.state_dict().items()}
+        waiting, lessons, wait, learn = [], [], arm.ranker.wait, arm.ranker.learn
+        arm.ranker.wait = lambda items: (waiting.append(items), wait(items))  # pyright: ignore
+        arm.ranker.learn = lambda frame: lessons.append((frame, learn(frame)))  # pyright: ignore
+        outcome = play(world, nightly, arm, "tiny")
+        (frame, loss) = lessons[0]
+        assert len(lessons) == 1 and len(frame) == 300 * 6 == outcome.sums[0, :, 0, 0].sum()
+        assert frame["label"].sum() == outcome.sums[0, :, 0, SUMS.index("clicks")].sum()
+        assert sorted(frame["position"].unique()) == [1, 2, 3, 4, 5, 6]
+        assert arm.ranker._counts["item_impressions"].sum() == known + 300 * 6
+        assert (waiting[0] == (world.items.born >= 5)).all() and len(waiting) == 1
+        after = arm.ranker.model.state_dict()
+        assert any((after[name] != value).any() for name, value in before.items())
+        assert [learn(frame) for _ in range(3)][-1] < loss
+        again = play(world, nightly, make_arm(world, nightly, "tiny", ranks), "tiny")
+        plain = play(world, config, make_arm(world, config, "tiny", ranks), "tiny")
+    assert (again.sums == outcome.sums).all() and (plain.sums != outcome.sums).any()
+
+
+def test_a_daily_model_goes_on_from_the_checkpoint_s_optimizers(market_root, world):
+    dataset = LiveDataset(market_root / "data", world.market.first_day + 4 * 86_400, None)
+    with process_group() as ranks:
+        ranker = LiveRanker(RunFolder(market_root / "run"), dataset, ranks, learns=True)
+        plain = LiveRanker(RunFolder(market_root / "run"), dataset, ranks)
+        rows = dataset.samples("test").collect().with_columns(context=pl.col("request_id"))
+        assert (ranker.score(rows) == plain.score(rows)).all()
+        assert ranker._optimizers is not None
+        state = ranker._optimizers.all.state_dict()["state"]
+    momentum = [value for parameter in state.values() for name, value in parameter.items() if "momentum" in name]
+    assert momentum and all(float(value.local_shards()[0].tensor.sum()) > 0 for value in momentum)
 
 
 def test_each_round_holds_a_user_once_and_all_sessions_are_played(world):
