@@ -134,6 +134,9 @@ class Train(Config):
     patience: int | None = Field(None, ge=1, description="evaluations without a better stop_metric; None: run all")
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; None: at evaluations")
+    async_checkpoints: bool = Field(
+        False, description="write checkpoints in a thread, from a copy of the trained state, while training goes on"
+    )
     loader_workers: int = Field(1, ge=0, description="threads that build batches ahead")
     threads: int | None = Field(None, ge=1, description="CPU threads of the compute; None: torch's choice")
 

@@ -72,7 +72,12 @@ class Trainer:
         rates = cast(Ranker, self.model.module).rates() | encoders.rates()
         self.optimizers = Optimizers(self.model, recipe.train, total, rates, encoders.parameters())
         self.checkpoints = Checkpoints(
-            run.checkpoints, self.encoder.fingerprint, ranks, recipe.train.batch_size, encoders
+            run.checkpoints,
+            self.encoder.fingerprint,
+            ranks,
+            recipe.train.batch_size,
+            encoders,
+            recipe.train.async_checkpoints,
         )
         self.progress = Progress()
         self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, total)
@@ -102,6 +107,7 @@ class Trainer:
                 self._pretrain()
             while self.progress.epoch < self.recipe.train.epochs and not self._out_of_patience():
                 self._epoch(log)
+            self.checkpoints.wait()
         finally:
             signal.signal(signal.SIGTERM, previous)
             log.close()
@@ -131,6 +137,7 @@ class Trainer:
                 self._save()
             if self._stop:
                 self._save()
+                self.checkpoints.wait()
                 raise Interrupted(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
 
     def train_step(self, batch: Batch) -> float:
