@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -64,6 +65,21 @@ def load_image(source: ImageSource, key: str) -> Image.Image:
 
 def load_image_noted(source: ImageSource, key: str) -> tuple[Image.Image, str | None]:
     """As `load_image`, and what was lost on the way to RGB, or None."""
+    with _opened(source, key) as image:
+        image.load()
+        return _rgb(image)
+
+
+def check_image(source: ImageSource, key: str) -> None:
+    """Raise InputError if `load_image` would; a JPEG is decoded at an eighth of its size, which takes a fraction."""
+    with _opened(source, key) as image:
+        image.draft("RGB", (1, 1))
+        image.load()
+
+
+@contextmanager
+def _opened(source: ImageSource, key: str) -> Iterator[Image.Image]:
+    """The picture before it is decoded; whatever is wrong with it is an InputError."""
     data = source.read(key)
     where = f"{source.name}: image {key!r}"
     if not data:
@@ -72,8 +88,7 @@ def load_image_noted(source: ImageSource, key: str) -> tuple[Image.Image, str | 
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{where} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
-            image.load()
-            return _rgb(image)
+            yield image
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):
             raise

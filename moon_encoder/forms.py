@@ -20,7 +20,7 @@ from pydantic import Field
 from data.config import Config
 from data.dataset import Dataset
 from data.errors import InputError
-from data.images import ImageSource, load_image_noted, open_images
+from data.images import ImageSource, check_image, load_image_noted, open_images
 
 Form = Literal["text", "image", "title", "rich", "title+image", "rich+image"]
 QUERY_ROLE = "query"
@@ -45,6 +45,7 @@ class Contents:
         image_keys: (items,) keys, "" where there is no picture (or it is not in the stores).
         category, product: (items,) int64 codes from 0, -1 where unknown.
         category_names: by code.
+        unreadable_queries: keys of pictures that were searched with and left out.
     """
 
     dataset: Dataset
@@ -55,6 +56,7 @@ class Contents:
     category: np.ndarray
     category_names: list[str]
     product: np.ndarray
+    unreadable_queries: set[str] = field(default_factory=set)
     _item_images: list[ImageSource] = field(default_factory=list)
     _query_images: list[ImageSource] = field(default_factory=list)
 
@@ -88,8 +90,8 @@ class Contents:
             category,
             names,
             _codes(items, columns.product)[0],
-            stores["item"],
-            stores[QUERY_ROLE],
+            _item_images=stores["item"],
+            _query_images=stores[QUERY_ROLE],
         )
 
     def __len__(self) -> int:
@@ -108,9 +110,9 @@ class Contents:
         """(items,) texts of items in a form that has one."""
         return self.rich if form.startswith("rich") else self.titles
 
-    def all_texts(self) -> list[str]:
-        """Titles and rich texts of all items that have them."""
-        return [text for text in (*self.titles.tolist(), *self.rich.tolist()) if text]
+    def texts_of(self, rows: np.ndarray) -> list[str]:
+        """Titles and rich texts of the items `rows` that have them."""
+        return [text for text in (*self.titles[rows].tolist(), *self.rich[rows].tolist()) if text]
 
     def item_image(self, item: int) -> Image.Image:
         """The item's picture. Raises InputError if it cannot be read."""
@@ -124,6 +126,19 @@ class Contents:
     def query_names(self) -> list[str]:
         """Keys of all pictures that one can search with, sorted."""
         return sorted({key for keys in (store.keys() for store in self._query_images) for key in keys})
+
+    def check_image(self, of: int | str) -> None:
+        """Raise InputError if the picture of an item (by index) or a query (by key) cannot be read."""
+        stores = self._item_images if isinstance(of, int) else self._query_images
+        key = self.image_keys[of] if isinstance(of, int) else of
+        check_image(_holder(stores, key), key)
+
+    def leave_out_image(self, of: int | str) -> None:
+        """From now on the item has no picture, or nobody has searched with the query's."""
+        if isinstance(of, int):
+            self.image_keys[of] = ""
+        else:
+            self.unreadable_queries.add(of)
 
     def query_keys(self) -> dict[str, int]:
         """Number of each picture that one can search with."""
@@ -155,9 +170,13 @@ def shows_image(form: Form) -> bool:
 
 
 def _load(stores: list[ImageSource], key: str) -> tuple[Image.Image, str | None]:
+    return load_image_noted(_holder(stores, key), key)
+
+
+def _holder(stores: list[ImageSource], key: str) -> ImageSource:
     for store in stores:
         if key in store:
-            return load_image_noted(store, key)
+            return store
     names = ", ".join(store.name for store in stores) or "none"
     raise InputError(f"no image {key!r} in the dataset's image stores ({names})")
 

@@ -19,7 +19,7 @@ class NewEncoder(Config):
 def start_from(path: Path, seed: int, texts: Callable[[], Iterable[str]]) -> tuple[Encoder, dict[str, Any]]:
     """The encoder in a folder, or a new one of a YAML file, with facts: what it is and a fingerprint.
 
-    `texts` yields the catalogue's texts, which a new tokenizer is trained on.
+    `texts` yields the train items' texts, which a new tokenizer is trained on.
     Raises InputError if there is neither, or if it cannot be loaded.
     """
     if path.is_file():

@@ -101,6 +101,8 @@ def usable(pairs: Pairs, contents: Contents, query: Form, item: Form, allowed: n
     keep = allowed[pairs.item] & contents.has(item)[pairs.item]
     of_item = pairs.query_item >= 0
     asked = np.where(of_item, pairs.query_item, 0)
+    if pairs.asked_by == "image" and contents.unreadable_queries:
+        keep &= ~np.isin(pairs.query.astype(str), list(contents.unreadable_queries))
     keep &= ~of_item | (allowed[asked] & contents.has("title" if query == "text" else query)[asked])
     return pairs[keep]
 

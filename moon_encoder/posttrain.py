@@ -17,6 +17,7 @@ from moon_encoder.checkpoint import save_encoder
 from moon_encoder.contrast import Contrast, Vectors, prefix_weights
 from moon_encoder.dual_tower import DualTower
 from moon_encoder.encoder import Encoder
+from moon_encoder.faults import Faults, leave_out_unreadable
 from moon_encoder.forms import Contents
 from moon_encoder.grad_cache import backward
 from moon_encoder.held_out import TRAIN
@@ -54,13 +55,16 @@ class Posttrainer:
             torch.set_num_threads(config.train.threads)
         self.encoder = encoder.to(ranks.device)
         self.contents = Contents.of(dataset, config.catalogue)
-        parts = config.held_out.parts(dataset.items().collect())
+        items = dataset.items().collect()
+        parts = config.held_out.parts(items)
+        faults = Faults(run.root / "problems.jsonl", items["item_id"].to_list())
+        leave_out_unreadable(self.contents, faults, ranks)
         self.shown = Shown(self.contents, self.encoder, config.views, config.seed, cache)
         self.searches = [
             SearchTask.of(search, self.shown, parts, config.co_occurrence, "valid", config.seed)
             for search in config.valid
         ]
-        self.data: dict[str, Any] = {}
+        self.data: dict[str, Any] = {"problems": faults.counts()}
         if new and isinstance(encoder, DualTower) and encoder.vision and encoder.vision.config.whiten:
             self.data["whitened_on"] = fit_whitening(encoder, self.shown, parts == TRAIN)
         kinds = self._kinds(parts == TRAIN)
@@ -102,6 +106,8 @@ class Posttrainer:
         self.data |= {"items": held, "mix": mix, "steps_per_epoch": order.steps}
         if self.ranks.first:
             print(*self.data["notes"], sep="\n", end="\n" if self.data["notes"] else "")
+            for field, count in self.data["problems"].items():
+                print(f"{field}: {count:,} cannot be read and are left out (problems.jsonl)")
             print(f"items by the held-out rule: {', '.join(f'{name} {n:,}' for name, n in held.items())}")
             for m in mix:
                 sources = ", ".join(f"{name} {n:,}" for name, n in m["pairs"].items())

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from data.config import load_config
 from data.dataset import Dataset
 from data.files import write_json
@@ -36,11 +38,16 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     from features.ranks import process_group
     from moon_encoder.forms import Contents
+    from moon_encoder.held_out import TRAIN
     from moon_encoder.initial import start_from
     from moon_encoder.posttrain import posttrain
     from moon_encoder.run import Interrupted
 
-    encoder, start = start_from(args.init, config.seed, lambda: Contents.of(dataset, config.catalogue).all_texts())
+    def texts() -> list[str]:
+        parts = config.held_out.parts(dataset.items().collect())
+        return Contents.of(dataset, config.catalogue).texts_of(np.flatnonzero(parts == TRAIN))
+
+    encoder, start = start_from(args.init, config.seed, texts)
     with process_group() as ranks:
         try:
             found = posttrain(config, dataset, encoder, start, args.out, ranks, args.resume, args.cache)

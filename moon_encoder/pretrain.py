@@ -15,13 +15,14 @@ from data.files import write_json
 from data.host import peak_rss_bytes
 from features.ranks import Ranks, average_gradients
 from moon_encoder.checkpoint import build_encoder, load_encoder, save_encoder
+from moon_encoder.faults import Faults
 from moon_encoder.forms import Contents
 from moon_encoder.generation_tasks import Tasks
 from moon_encoder.held_out import TEST, TRAIN, VALID
 from moon_encoder.mllm import Mllm
 from moon_encoder.mllm_inputs import MllmInputs
 from moon_encoder.optimizer import Optimizer
-from moon_encoder.pretrain_batches import Faults, QuestionBatches, steps_per_epoch
+from moon_encoder.pretrain_batches import QuestionBatches, steps_per_epoch
 from moon_encoder.pretrain_config import Pretrain
 from moon_encoder.pretrain_judge import Judge
 from moon_encoder.run import Interrupted, Progress, RunFolder, StopSignal

@@ -1,18 +1,16 @@
 """Batches of stage 1: pictures with their questions, in an order that seed and epoch fix, prepared ahead in threads."""
 
-import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
-from threading import Lock
 
 import numpy as np
 
 from data.errors import InputError
 from features.ranks import Ranks
 from moon_encoder.content import Content
+from moon_encoder.faults import Faults
 from moon_encoder.forms import Contents
 from moon_encoder.generation_tasks import Tasks
 from moon_encoder.mllm import Mllm
@@ -20,31 +18,6 @@ from moon_encoder.mllm_inputs import MllmInputs
 from moon_encoder.pretrain_config import PretrainLoop
 
 Questions = list[tuple[str, str | None]]
-
-
-class Faults:
-    """What is wrong with single items: told once each, in problems.jsonl, while the rest goes on."""
-
-    def __init__(self, path: Path, item_ids: Sequence[object]) -> None:
-        self.path, self.item_ids, self._lock = path, item_ids, Lock()
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self._told = {(f["row"], f["field"]) for f in map(json.loads, filter(lambda x: x.endswith("}"), lines))}
-
-    def add(self, row: int, field: str, reason: str) -> None:
-        """Record a problem of item index `row`."""
-        with self._lock:
-            if (row, field) in self._told:
-                return
-            self._told.add((row, field))
-            fault = {"row": row, "item_id": str(self.item_ids[row]), "field": field, "reason": reason}
-            with self.path.open("a") as file:
-                file.write(json.dumps(fault) + "\n")
-
-    def counts(self) -> dict[str, int]:
-        """Problems by field."""
-        with self._lock:
-            fields = sorted({field for _, field in self._told})
-            return {field: sum(f == field for _, f in self._told) for field in fields}
 
 
 class QuestionBatches:

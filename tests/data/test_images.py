@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from data.errors import InputError
-from data.images import ImageSource, ImageStore, load_image, load_image_noted, open_images
+from data.images import ImageSource, ImageStore, check_image, load_image, load_image_noted, open_images
 
 KINDS = ("dir", "tar", "parquet")
 
@@ -72,9 +72,11 @@ def test_damaged_images_are_named(tmp_path, kind):
     source = store(kind, tmp_path, {**damaged, "whole.jpg": whole})
     assert load_image(source, "whole.jpg").size == (64, 64)
     for key, what in {"empty.jpg": "is empty (0 bytes)", "text.jpg": "is corrupt: ", "cut.jpg": "is corrupt: "}.items():
-        with pytest.raises(InputError) as error:
-            load_image(source, key)
-        assert f"{source.name}: image {key!r} {what}" in str(error.value) and "\n" not in str(error.value)
+        for read in (load_image, check_image):
+            with pytest.raises(InputError) as error:
+                read(source, key)
+            assert f"{source.name}: image {key!r} {what}" in str(error.value) and "\n" not in str(error.value)
+    check_image(source, "whole.jpg")
     with pytest.raises(InputError, match=r"photos.*: no image 'none.jpg'$"):
         load_image(source, "none.jpg")
 

@@ -102,9 +102,12 @@ ODD_IMAGES = {
 ODD_TITLES = {7: "", 8: None, 9: "red " * 2500, 10: "   "}
 
 
-def test_odd_items_are_told_one_by_one_and_the_rest_goes_on(dual, encoder, tmp_path, capsys):
+@pytest.mark.parametrize("backbone", ["dual", "mllm"])
+def test_odd_items_are_told_one_by_one_and_the_rest_goes_on(backbone, request, tmp_path, capsys):
+    model = request.getfixturevalue(backbone)
     data = prepare_posters(tmp_path, files=ODD_IMAGES, titles=ODD_TITLES)
-    assert run(encoder, "--data", data, "--store", tmp_path / "s", "--batch", 16) == 0
+    save_encoder(model, tmp_path / "encoder", "small", "initial")
+    assert run(tmp_path / "encoder", "--data", data, "--store", tmp_path / "s", "--batch", 16) == 0
     version = Store(tmp_path / "s").current
     table = pl.read_parquet(version.folder / "problems.parquet")
     told = {(item, field): (reason, outcome) for item, _, field, reason, outcome in table.iter_rows()}
@@ -127,7 +130,7 @@ def test_odd_items_are_told_one_by_one_and_the_rest_goes_on(dual, encoder, tmp_p
     for key, (reason, outcome) in wanted.items():
         assert reason in told[key][0] and told[key][1] == outcome, key
     assert np.flatnonzero(~version.present).tolist() == [8] and version.meta["coverage"] == pytest.approx(39 / 40)
-    want = expected(dual, [Content(title(0)), Content(image=picture(7)), Content(title(11), picture(11))])
+    want = expected(model, [Content(title(0)), Content(image=picture(7)), Content(title(11), picture(11))], model.dim)
     np.testing.assert_allclose(version.vectors(np.array([0, 7, 11]))[0], want, atol=1e-3)
     out = capsys.readouterr().out
     assert "coverage: 39 of 40 items; 97.5%" in out and "  2 x title empty: embedded without it" in out

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 
 from data.errors import InputError
 from moon_encoder.checkpoint import build_encoder, encoder_info, load_encoder, save_encoder
 from moon_encoder.config import MllmConfig
 from moon_encoder.content import Content
-from moon_encoder.mllm import CLASSES, Mllm
+from moon_encoder.mllm import CLASSES, Mllm, WholePatch
 from moon_encoder.mllm_inputs import NOTHING
 from tests.moon_encoder.conftest import TEXTS, contents, mllm_config, picture
 
@@ -79,6 +80,16 @@ def test_causal_states_and_positions_are_those_of_the_class(family):
         ).last_hidden_state
         got = encoder._hidden(batch, batch.causal_mask())
     torch.testing.assert_close(got[batch.present], expected[batch.present], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_patch_is_projected_as_by_the_class_s_convolution(family):
+    encoder = build(family)
+    proj = encoder.lm.model.visual.patch_embed.proj
+    assert type(proj) is WholePatch
+    patches = torch.randn(5, proj.in_channels, *proj.kernel_size)
+    plain = F.conv3d(patches, proj.weight, proj.bias, stride=proj.stride).flatten(1)
+    torch.testing.assert_close(proj(patches), plain, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

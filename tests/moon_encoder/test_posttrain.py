@@ -27,6 +27,7 @@ from moon_encoder.posttrain import Posttrainer
 from moon_encoder.posttrain_config import Posttrain
 from moon_encoder.run import RunFolder
 from tests.moon_encoder.conftest import dual_config, mllm_config
+from tests.moon_encoder.products import prepare_products
 
 A = {
     "name": "broad",
@@ -240,6 +241,26 @@ def test_the_multimodal_llm_goes_through_both_stages(files, market, tmp_path, ca
     assert len(losses(b)) == 9 and all(np.isfinite(loss) for _, loss in losses(b))
 
 
+@pytest.mark.parametrize("backbone", ["dual_tower", "mllm"])
+def test_pictures_that_cannot_be_read_are_told_and_left_out(backbone, towers, tmp_path, capsys):
+    data = prepare_products(tmp_path, items=60, faulty=True)
+    model = mllm_config() if backbone == "mllm" else dual_config(towers)
+    (tmp_path / "init.yaml").write_text(yaml.safe_dump({"encoder": model.model_dump(mode="json")}))
+    mix = [{"query": "text", "item": "image", "weight": 1, "sources": ["augmented"]}]
+    valid = [{"query": "text", "item": "image", "source": "augmented"}]
+    recipe = {"name": "odd", "held_out": {"valid": 0.2}, "mix": mix, "valid": valid}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe | {"train": {"batch_size": 16}}))
+    arguments = words(tmp_path / "a.yaml", data, tmp_path / "init.yaml", tmp_path / "run")
+    assert moon.main([*arguments, "--cache", str(tmp_path / "cache")] if backbone == "dual_tower" else arguments) == 0
+    told = [json.loads(line) for line in (tmp_path / "run" / "problems.jsonl").read_text().splitlines()]
+    assert [(f["row"], f["item_id"], f["field"]) for f in told] == [(3, "1003", "image"), (4, "1004", "image")]
+    assert "is empty (0 bytes)" in told[0]["reason"] and "is corrupt" in told[1]["reason"]
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert figures["problems"] == {"image": 2} and figures["valid"]["text->image augmented"]["gallery"] == 58
+    assert figures["mix"][0]["pairs"]["augmented"] <= figures["items"]["train"] - 1  # the untitled one as well
+    assert "image: 2 cannot be read and are left out (problems.jsonl)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -268,6 +289,9 @@ def test_another_start_is_not_resumed(stages, files, market, capsys):
 RECIPES = Path(__file__).parents[2] / "experiments" / "configs" / "encoder"
 
 
-@pytest.mark.parametrize("name", ["posters_a", "posters_b", "movielens_taste", "fashion_a"])
+@pytest.mark.parametrize(
+    "name",
+    ["posters_a", "posters_b", "movielens_taste", "fashion_a", "fashion_mllm_a", "fashion_mllm_b", "marketplace_a"],
+)
 def test_the_recipes_are_valid(name):
     assert load_config(RECIPES / f"{name}.yaml", Posttrain).name == name

@@ -56,7 +56,10 @@ def test_each_stage_starts_where_the_one_before_ended_and_its_loss_falls(pretrai
         before = info
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
-        assert len(losses) == 45 and (stage == "posttrain-b" or np.mean(losses[-9:]) < 0.9 * np.mean(losses[:9]))
+        assert len(losses) == 45
+        # b's queue is full from the third step on: before, the loss is over fewer negatives and cannot be compared
+        filled = losses[3:] if stage == "posttrain-b" else losses
+        assert np.mean(filled[-9:]) < 0.9 * np.mean(filled[:9]), (stage, losses)
 
 
 def test_a_title_finds_the_pictures_of_new_products_that_look_so(pretrained, refined, products):
