@@ -9,7 +9,7 @@ from data.errors import InputError
 
 COMMANDS = {
     "prepare": ("data.prepare:main", "raw logs and catalogues -> a prepared dataset"),
-    "inspect": ("experiments.inspect:main", "what a dataset or a run holds, and its health"),
+    "inspect": ("experiments.inspect:main", "what a dataset, store, run or export holds, and its health"),
     "train": ("experiments.end_to_end:main", "a recipe and a prepared dataset -> a trained run"),
     "plan": (
         "ranker.plan_command:main",

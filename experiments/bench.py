@@ -4,7 +4,11 @@ from importlib import import_module
 
 from data.errors import InputError
 
-BENCHES = {"peers": ("experiments.peers.compare_speed", "training speed of DIN, ours and FuxiCTR's, in one run")}
+BENCHES = {
+    "peers": ("experiments.peers.compare_speed", "training speed of DIN, ours and FuxiCTR's, in one run"),
+    "serve": ("experiments.serving.command", "an exported model's server under load, too much of it, and for long"),
+    "fuzz": ("experiments.serving.fuzz", "malformed requests to an exported model's server"),
+}
 
 
 def main(argv: list[str]) -> int:

@@ -1,16 +1,21 @@
-"""`moon inspect PATH`: what is in a dataset, a representation store or a run, and whether it is healthy."""
+"""`moon inspect PATH`: what is in a dataset, a representation store, a run or an export, and whether it is healthy."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
-from data import inspect as dataset_report
 from data.errors import InputError
 from data.files import write_json
-from features import inspect as store_report
-from ranker import inspect as run_report
 
-# What a folder is, by a file that only it has.
-KINDS = {"dataset.json": dataset_report, "v*/meta.json": store_report, "config.yaml": run_report}
+STORE = "features.inspect"
+# What a folder is, by a file that only it has, and the module that reports on it.
+KINDS = {
+    "dataset.json": "data.inspect",
+    "v*/meta.json": STORE,
+    "config.yaml": "ranker.inspect",
+    "package.json": "ranker.exporting.inspect",
+    "current/package.json": "ranker.exporting.inspect",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -23,14 +28,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data", type=Path, help="of a store: the dataset, for titles and coverage by category")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
-    report = next((module for name, module in KINDS.items() if any(args.path.glob(name))), None)
-    if report is None:
+    kind = next((module for name, module in KINDS.items() if any(args.path.glob(name))), None)
+    if kind is None:
         raise InputError(
             f"{args.path}: neither a prepared dataset (dataset.json), nor a store (v00000001/meta.json), "
-            "nor a run (config.yaml)"
+            "nor a run (config.yaml), nor an exported model (current/package.json)"
         )
-    if args.data and report is not store_report:
+    if args.data and kind != STORE:
         raise InputError("--data goes with a store")
+    report = import_module(kind)
     found = report.inspect(args.path, **({"data": args.data} if args.data else {}))
     print(report.text(found))
     if args.json:

@@ -131,8 +131,10 @@ class SampleEncoder:
         spec, known = self.encoder.spec, self.dataset.meta["sample_columns"]
         context = [f.column for f in spec.features if isinstance(f, IdFeature | BucketFeature)]
         wanted = [c for c in [*context, *dense_columns(spec)] if entity_of(c) == "sample" and c not in self._histories]
-        for column in wanted:
-            columns.pick(pl.DataFrame(schema={name: pl.Null for name in known}), column, "samples")
+        for column in set(wanted) - set(known):
+            columns.pick(
+                pl.DataFrame(schema={name: pl.Null for name in known}), column, "samples"
+            )  # says what there is
         extra = ["history_row"] if "history_row" in known else []
         return list(dict.fromkeys([*POINTERS, *extra, *wanted]))
 

@@ -137,7 +137,7 @@ def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         empty.flags.writeable = False
         return empty
     try:
-        return np.memmap(path, dtype, mode="r", shape=shape)
+        return np.asarray(np.memmap(path, dtype, mode="r", shape=shape))  # as a plain array: quicker to index
     except ValueError:
         raise InputError(f"{path}: cut off; embed again") from None
 

@@ -50,9 +50,10 @@ def masked_segment_softmax(scores: Tensor, known: Tensor, row: Tensor, lengths: 
 
 def segment_ranks(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     """Rank (N,) int64 of each score in its segment, 0 for the largest; of equal ones the later comes first."""
-    falling = torch.argsort(scores.detach().flip(0), descending=True, stable=True)
-    falling = row.size(0) - 1 - falling
-    order = falling.index_select(0, torch.argsort(row.index_select(0, falling), stable=True))
+    bits = (scores.detach().float() + 0.0).view(torch.int32)  # + 0: the zeros of both signs are equal
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # whole numbers in the order of the scores
+    order = torch.argsort((row * (1 << 32) - rising).flip(0), stable=True)  # one sort, by segment and then by score
+    order = row.size(0) - 1 - order
     starts = torch.cumsum(lengths, 0) - lengths
     places = torch.arange(row.size(0), device=row.device) - starts.index_select(0, row)
     return torch.empty_like(row).scatter(0, order, places)

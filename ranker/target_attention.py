@@ -110,7 +110,8 @@ class DIN(nn.Module):
         hidden = (query_N * b.items_UD.index_select(0, s.item)) @ w_p.t()
         hidden = hidden + (b.items_UD @ (w_k - w_d).t()).index_select(0, s.item)
         hidden = hidden + torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()).index_select(0, s.row)
-        for side, w in zip(b.sides, w_s.split([side.rows_SE.size(1) for side in b.sides], 1), strict=True):
+        widths = [side.rows_SE.size(1) for side in b.sides]
+        for side, w in zip(b.sides, w_s.split(widths, 1) if widths else (), strict=True):  # an exported split has parts
             hidden = hidden + (side.rows_SE @ w.t()).index_select(0, side.index)
         hidden = self.activations[0](hidden)
         for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):

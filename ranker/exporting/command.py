@@ -22,6 +22,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the model; each export is a new version in it"
     )
+    parser.add_argument(
+        "--format", choices=("folder", "triton"), default="folder", help="triton: --out is a Triton model repository"
+    )
     parser.add_argument("--data", type=Path, help="prepared dataset (default: the one it was trained on)")
     parser.add_argument(
         "--store", action="append", default=[], metavar="[NAME=]DIR", help="representation store (default: the run's)"
@@ -45,15 +48,16 @@ def main(argv: list[str]) -> int:
     from ranker.exporting.export import Choice, export
 
     choice = Choice(args.quantize or "float32", args.dense, programs, args.rows)
+    stores = named_folders("--store", [v.name for v in run.recipe().features.vectors], args.store)
     with process_group() as ranks:
-        card, folder = export(
-            run,
-            dataset,
-            args.out,
-            ranks,
-            choice,
-            named_folders("--store", [v.name for v in run.recipe().features.vectors], args.store),
-        )
+        if args.format == "folder":
+            card, folder = export(run, dataset, args.out, ranks, choice, stores)
+        else:
+            from ranker.exporting import triton
+
+            with triton.beside(args.out) as scratch:
+                card, version = export(run, dataset, scratch, ranks, choice, stores)
+                folder = triton.publish(version, args.out)
     print("\n".join(card["parity_lines"]))
     print(f"{folder}: {card['name']}, content {card['hash'][:16]}, {time.monotonic() - started:.0f} s")
     if args.json:

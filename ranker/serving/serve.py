@@ -24,7 +24,7 @@ UVICORN: dict[str, Any] = {
     "timeout_keep_alive": 75,  # seconds; longer than a balancer's 60, so that it is the one that ends a connection
     "timeout_graceful_shutdown": GRACE_SECONDS,
 }
-SWITCH_SECONDS = 5e-4  # a thread that scores gives way to the one that reads requests after this long
+SWITCH_SECONDS = 5e-5  # a thread that scores gives way to the one that reads requests after this long
 
 
 def main(argv: list[str]) -> int:

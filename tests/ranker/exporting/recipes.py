@@ -22,6 +22,10 @@ def _content(*kinds: dict[str, Any]) -> dict[str, Any]:
 # name: (changes of the model, changes of the features)
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "din": (_sequence(kind="din", hidden=[8, 4]), {}),
+    "din-without-sides": (
+        _sequence(kind="din", hidden=[8]),
+        {"sequences": [{"name": "rated", "length": 20, "fields": ["item"]}]},
+    ),
     "din-softmax-dice": (_sequence(kind="din", hidden=[8], softmax=True, activation="dice"), {}),
     "mha": (_sequence(kind="mha", heads=2, head_dim=4) | {"interaction": {"kind": "dcnv2", "layers": 2}}, {}),
     "hstu": (
@@ -57,11 +61,11 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         for search in SEARCHES
     },
 }
-# All content mechanisms beside each other, and two sequences: one program to compile for all of them.
+# Every kind of content mechanism beside each other, and two sequences: one program to compile for all of them.
 EVERYTHING = (
     {
         "sequences": {"rated": {"kind": "din", "hidden": [8], "softmax": True}, "again": {"kind": "mha", "heads": 2}},
-        "content": [entry for model, _ in RECIPES.values() for entry in model.get("content", [])[:1]],
+        "content": list({c["kind"]: c for model, _ in RECIPES.values() for c in model.get("content", [])}.values()),
         "interaction": {"kind": "dcnv2", "layers": 1},
     },
     {

@@ -13,6 +13,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 import moon
+from experiments.serving.fuzz import fuzz
 from features.store import Store
 from features.store_append import append
 from ranker.exporting.recorded import tensors_of
@@ -101,6 +102,7 @@ def test_many_candidates_of_one_user_and_what_the_answer_says(server, own, rows)
     assert abs(found["outputs"][0]["data"][3] - alone["outputs"][0]["data"][0]) < 1e-6
 
 
+PROTOCOLS = ("http", "grpc")
 ITEM = {"name": "item", "shape": [2], "datatype": "INT64"}
 WRONG = [
     (b"{", 400, "not valid JSON"),
@@ -135,6 +137,15 @@ def test_wrong_paths_encodings_and_amounts_are_4xx(server, own, rows):
     assert zipped[0] == 400 and "must be identity" in zipped[2]["error"]
     crowd = server.post(body(own, rows[0], item=[1] * 5001))
     assert crowd[0] == 400 and "5001 values; at most 5000" in crowd[2]["error"]
+
+
+def test_malformed_requests_of_every_kind_are_refused_with_a_reason(server, exported):
+    """Many more of them: moon bench fuzz."""
+    found = fuzz(exported.package, server.http, server.grpc, 600, seed=1)
+    assert not found.faults and len(found.kinds) > 40 and found.answers["400"] > 200
+    assert all(
+        f'moon_requests_total{{protocol="{p}",status="failed"}} 0.0' in server.get("/metrics") for p in PROTOCOLS
+    )
 
 
 def test_grpc_says_what_was_wrong(server, own, rows):
