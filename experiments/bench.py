@@ -6,6 +6,7 @@ from data.errors import InputError
 
 BENCHES = {
     "peers": ("experiments.peers.compare_speed", "training speed of DIN, ours and FuxiCTR's, in one run"),
+    "history": ("experiments.histories.bench", "a training step over 50, 200 and 1,000 behaviours, padded or not"),
     "serve": ("experiments.serving.command", "an exported model's server under load, too much of it, and for long"),
     "fuzz": ("experiments.serving.fuzz", "malformed requests to an exported model's server"),
 }

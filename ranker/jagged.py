@@ -1,8 +1,12 @@
 """Segment operations on jagged tensors: N rows that belong to B samples, `lengths` (B,) of them each, in order."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+SUM = 0  # torch's number of embedding_bag's mode
 
 
 def segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
@@ -31,10 +35,68 @@ def gathered_sum(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor 
 
     table (U, D); index (N,); weights (N,) or None for 1; an empty segment gives 0.
     """
-    offsets = torch.cumsum(lengths, 0) - lengths
     if weights is not None:
         weights = weights.to(table.dtype)
+    if torch.compiler.is_exporting():
+        return _bags(table, index, lengths, weights)
+    return _GatheredSum.apply(table, index, lengths, weights)  # pyright: ignore[reportReturnType]
+
+
+def gather(table: Tensor, index: Tensor) -> Tensor:
+    """`table[index]`, (N, D), of few rows many times: its backward pass sums them in order, not one after another."""
+    if torch.compiler.is_exporting():
+        return table.index_select(0, index)
+    return _Gather.apply(table, index)  # pyright: ignore[reportReturnType]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = table.size(0)
+        return table.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        order, uses = _grouped(index, ctx.rows)
+        return _bags(grads[0].contiguous(), order, uses, None), None
+
+
+class _GatheredSum(torch.autograd.Function):
+    """Of the table's gradient, each row is again a weighted sum of gathered rows: of the segments that use it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
+        ctx.save_for_backward(table, index, lengths, weights)
+        return _bags(table, index, lengths, weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        table, index, lengths, weights = ctx.saved_tensors
+        grad, to_table, to_weights = grads[0].contiguous(), None, None
+        row = torch.repeat_interleave(
+            torch.arange(lengths.size(0), device=index.device), lengths, output_size=len(index)
+        )
+        if ctx.needs_input_grad[0]:
+            order, uses = _grouped(index, table.size(0))
+            to_table = _bags(grad, row[order], uses, None if weights is None else weights[order])
+        if ctx.needs_input_grad[3]:
+            offsets = torch.cumsum(lengths, 0) - lengths
+            to_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                grad, table, index, offsets, row, SUM, -1
+            )
+        return to_table, None, None, to_weights
+
+
+def _bags(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
+    offsets = torch.cumsum(lengths, 0) - lengths
     return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
+
+
+def _grouped(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The places of index (N,) in order of the row they name, and how often each of `rows` is named."""
+    return torch.argsort(index.int(), stable=True), torch.bincount(index, minlength=rows)
 
 
 def masked_segment_softmax(scores: Tensor, known: Tensor, row: Tensor, lengths: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from features.batch import SequenceBatch
 from ranker.activations import activation
 from ranker.config import SequenceModel
-from ranker.jagged import gathered_sum, segment_softmax
+from ranker.jagged import gather, gathered_sum, segment_softmax
 
 
 class Side(NamedTuple):
@@ -106,13 +106,12 @@ class DIN(nn.Module):
         s, first = b.sequence, self.layers[0]
         assert isinstance(first, nn.Linear)
         w_q, w_k, w_d, w_p, w_s = first.weight.split([self.item_dim] * 4 + [self.width - self.item_dim], 1)
-        query_N = b.query_BD.index_select(0, s.row)
-        hidden = (query_N * b.items_UD.index_select(0, s.item)) @ w_p.t()
-        hidden = hidden + (b.items_UD @ (w_k - w_d).t()).index_select(0, s.item)
-        hidden = hidden + torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()).index_select(0, s.row)
+        hidden = (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
+        hidden += gather(b.items_UD @ (w_k - w_d).t(), s.item)
+        hidden += gather(torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()), s.row)
         widths = [side.rows_SE.size(1) for side in b.sides]
         for side, w in zip(b.sides, w_s.split(widths, 1) if widths else (), strict=True):  # an exported split has parts
-            hidden = hidden + (side.rows_SE @ w.t()).index_select(0, side.index)
+            hidden += gather(side.rows_SE @ w.t(), side.index)
         hidden = self.activations[0](hidden)
         for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
             hidden = act(layer(hidden))
@@ -142,15 +141,15 @@ class MultiHeadTargetAttention(nn.Module):
     def forward(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
         """similarity (N,) to the target, for SA-TA -> (B, heads * head_dim); 0 for an empty history."""
         s = b.sequence
-        key = self.item_key(b.items_UD).index_select(0, s.item)
+        key = gather(self.item_key(b.items_UD), s.item)
         values = [(self.item_value(b.items_UD), s.item)]
         if self.side_key is not None and self.side_value is not None:
             widths = [side.rows_SE.size(1) for side in b.sides]
             to_key, to_value = (w.split(widths, 1) for w in (self.side_key.weight, self.side_value.weight))
             for side, w_key, w_value in zip(b.sides, to_key, to_value, strict=True):
-                key = key + (side.rows_SE @ w_key.t()).index_select(0, side.index)
+                key = key + gather(side.rows_SE @ w_key.t(), side.index)
                 values.append((side.rows_SE @ w_value.t(), side.index))
-        query = self.query(b.query_BD).index_select(0, s.row)
+        query = gather(self.query(b.query_BD), s.row)
         scores = (query * key).unflatten(1, (self.heads, self.head_dim)).sum(2) / self.head_dim**0.5
         if self.fusion is not None and similarity is not None:
             scores = self.fusion(scores, similarity)

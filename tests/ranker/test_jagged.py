@@ -3,6 +3,7 @@
 import torch
 
 from ranker.jagged import (
+    gather,
     gathered_sum,
     masked_segment_softmax,
     segment_mean,
@@ -46,6 +47,16 @@ def test_gathered_sum_and_its_gradients():
     for a, b in zip(*(torch.autograd.grad((x * up).sum(), (table, weights)) for x in (found, expected)), strict=True):
         assert torch.allclose(a, b)
     assert torch.allclose(gathered_sum(table, index, LENGTHS), torch.stack([p.sum(0) for p in split(table[index])]))
+
+
+def test_gather_and_its_gradient():
+    for index in (torch.tensor([4, 0, 4, 4, 1, 0]), torch.tensor([], dtype=torch.int64)):
+        table = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+        found = gather(table, index)
+        assert torch.equal(found, table[index])
+        up = torch.randn_like(found)
+        for_table = [torch.autograd.grad((x * up).sum(), table)[0] for x in (found, table[index])]
+        assert torch.allclose(*for_table) and not for_table[0][[2, 3, 5]].any()
 
 
 def test_masked_softmax_leaves_the_unknown_out():
