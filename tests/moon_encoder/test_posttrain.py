@@ -225,14 +225,16 @@ def test_two_processes_run_the_command(stages, files, market, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last" / "rank1.pt").is_file()
 
 
-def test_the_multimodal_llm_goes_through_both_stages(files, market, tmp_path, capsys):
-    (tmp_path / "init.yaml").write_text(yaml.safe_dump({"encoder": mllm_config().model_dump(mode="json")}))
+SAVING = {"lora": {"rank": 2}, "bf16": True, "gradient_checkpointing": True}
+
+
+@pytest.mark.parametrize(("family", "more"), [("qwen3_vl", {}), ("qwen2_5_vl", SAVING)])
+def test_the_multimodal_llm_goes_through_both_stages(family, more, files, market, tmp_path):
+    model = mllm_config(family, **more)
+    (tmp_path / "init.yaml").write_text(yaml.safe_dump({"encoder": model.model_dump(mode="json")}))
     short = ("--set", "train.epochs=1", "--set", "train.steps_per_epoch=9", "--set", "train.batch_size=4")
     short += ("--set", "valid.0.queries=8", "--set", "valid.0.gallery=20")
-    short += (
-        "--set",
-        "train.grad_cache=4",
-    )
+    short += ("--set", "train.grad_cache=4")
     a, b = tmp_path / "A", tmp_path / "B"
     assert moon.main(words(files / "a.yaml", market, tmp_path / "init.yaml", a, *short)) == 0
     assert moon.main(words(files / "b.yaml", market, a / "encoder", b, *short)) == 0
