@@ -1,4 +1,4 @@
-"""`moon inspect PATH`: what is in a dataset, a representation store, a run or an export, and whether it is healthy."""
+"""`moon inspect PATH`: what is in a dataset, a store, an encoder, a run or an export, and whether it is healthy."""
 
 import argparse
 from importlib import import_module
@@ -7,12 +7,13 @@ from pathlib import Path
 from data.errors import InputError
 from data.files import write_json
 
-STORE = "features.inspect"
+STORE, ENCODER, RUN = "features.inspect", "moon_encoder.inspect", "ranker.inspect"
 # What a folder is, by a file that only it has, and the module that reports on it.
 KINDS = {
     "dataset.json": "data.inspect",
     "v*/meta.json": STORE,
-    "config.yaml": "ranker.inspect",
+    "encoder.json": ENCODER,
+    "config.yaml": RUN,
     "package.json": "ranker.exporting.inspect",
     "current/package.json": "ranker.exporting.inspect",
 }
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> int:
 
     Raises InputError if PATH is none of ours.
     """
-    parser = argparse.ArgumentParser("moon inspect", description="What is in a dataset, a store or a run; its health.")
+    parser = argparse.ArgumentParser("moon inspect", description="What is in a dataset, a store, an encoder or a run.")
     parser.add_argument("path", type=Path)
     parser.add_argument("--data", type=Path, help="of a store: the dataset, for titles and coverage by category")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -31,9 +32,11 @@ def main(argv: list[str]) -> int:
     kind = next((module for name, module in KINDS.items() if any(args.path.glob(name))), None)
     if kind is None:
         raise InputError(
-            f"{args.path}: neither a prepared dataset (dataset.json), nor a store (v00000001/meta.json), "
-            "nor a run (config.yaml), nor an exported model (current/package.json)"
+            f"{args.path}: neither a prepared dataset (dataset.json), nor a store (v00000001/meta.json), nor an "
+            "encoder (encoder.json), nor a run (config.yaml), nor an exported model (current/package.json)"
         )
+    if kind == RUN and import_module(ENCODER).is_run(args.path):
+        kind = ENCODER
     if args.data and kind != STORE:
         raise InputError("--data goes with a store")
     report = import_module(kind)

@@ -48,14 +48,21 @@ class VisionTowerConfig(Pretrained):
         description="hidden states of a frozen tower that are pooled (gem: the cubic mean, Radenovic et al., arXiv "
         "1711.02512), scaled to length 1 and joined, in place of the mean of hidden_state",
     )
-    whiten: bool = Field(
-        False, description="training of a new encoder starts from the PCA whitening of its train items' picture vectors"
+    whiten: int | None = Field(
+        None,
+        ge=1,
+        description="picture vectors are whitened to so many principal parts, fitted on the train items when a new "
+        "encoder is post-trained and fixed from then on, and scaled to length 1; dim must not be larger",
     )
 
     @model_validator(mode="after")
     def _pooled_is_frozen(self) -> "VisionTowerConfig":
         if self.pooled and (self.trainable_from is not None or min(self.pooled) < 0):
             raise ValueError("pooled is for a frozen tower (trainable_from: null) and counts states from 0")
+        if self.whiten and self.trainable_from is not None:
+            raise ValueError(
+                "whiten is for a frozen tower (trainable_from: null): what it is fitted on must not change"
+            )
         return self
 
 
@@ -76,12 +83,16 @@ class DualTowerConfig(Config):
     text: TextTowerConfig | None = None
     dim: int | None = Field(None, ge=1, description="width of a vector; None: that of the first tower")
     matryoshka: Matryoshka = (64, 128, 256)
-    hidden: int = Field(512, ge=1, description="width of the hidden layer of projections and fusion")
+    hidden: int = Field(
+        512, ge=0, description="width of the hidden layer of projections and fusion; 0: they are linear"
+    )
 
     @model_validator(mode="after")
     def _a_tower(self) -> "DualTowerConfig":
         if self.vision is None and self.text is None:
             raise ValueError("a dual tower needs vision, text or both")
+        if self.vision and self.vision.whiten and (self.dim is None or self.dim > self.vision.whiten):
+            raise ValueError(f"dim must be given, and at most vision.whiten ({self.vision.whiten})")
         return self
 
 

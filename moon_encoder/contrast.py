@@ -40,7 +40,9 @@ class Triplet(Config):
 
     weight: float = Field(0.0, ge=0, description="weight of the triplet loss; 0: off")
     margin: float = Field(0.1, gt=0, description="by how much their cosine is to be lower")
-    items: Literal["clicked", "shown"] = Field("clicked", description="clicked but not bought; shown, not clicked")
+    items: Literal["clicked", "shown"] = Field(
+        "clicked", description="clicked but not bought (without requests: co_occurrence.lost); shown, not clicked"
+    )
 
 
 @dataclass(frozen=True)

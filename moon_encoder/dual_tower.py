@@ -5,10 +5,13 @@
     F(a, b) = a/|a| + b/|b| + MLP([a/|a|, b/|b|])
 
 The last layer of each MLP starts at 0, so that training starts from the checkpoint's own vectors: with `dim` equal to
-the tower's width, the vector of a picture is exactly the mean-pooled hidden state. Shapes: n contents, D vector dim.
+the tower's width, the vector of a picture is exactly the mean-pooled hidden state. With `vision.whiten` x is whitened
+first and B, which is trained, starts as the first rows of the identity, so that training starts from the first `dim`
+principal parts. Shapes: n contents, D vector dim.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,22 +110,36 @@ def _picked(owners: Tensor, total: int, rows: slice | Tensor) -> tuple[Tensor, T
     return kept, found[kept]
 
 
+class Whitening(nn.Module):
+    """x -> W x + b, scaled to length sqrt(parts); never trained (moon_encoder.whiten fits it)."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, parts).requires_grad_(False)
+        nn.init.orthogonal_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, width) -> (n, parts)."""
+        return F.normalize(self.linear(vectors), dim=1) * math.sqrt(self.linear.out_features)
+
+
 class Projection(nn.Module):
     """B x + MLP(norm x), see the module."""
 
-    def __init__(self, width: int, dim: int, hidden: int, whiten: bool = False) -> None:
+    def __init__(self, width: int, dim: int, hidden: int, whiten: int | None = None) -> None:
         super().__init__()
-        plain = width == dim and not whiten
-        self.base = nn.Identity() if plain else nn.Linear(width, dim, bias=whiten)
+        self.white = Whitening(width, whiten) if whiten else nn.Identity()
+        width = whiten or width
+        self.base = nn.Identity() if width == dim and not whiten else nn.Linear(width, dim, bias=False)
         if isinstance(self.base, nn.Linear):
-            nn.init.orthogonal_(self.base.weight)
-            if whiten:
-                nn.init.zeros_(self.base.bias)
-        self.residual = _residual(width, dim, hidden, norm=True)
+            (nn.init.eye_ if whiten else nn.init.orthogonal_)(self.base.weight)
+        self.residual = _residual(width, dim, hidden, norm=True) if hidden else None
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n, width) -> (n, dim)."""
-        return self.base(vectors) + self.residual(vectors)
+        vectors = self.white(vectors)
+        return self.base(vectors) if self.residual is None else self.base(vectors) + self.residual(vectors)
 
 
 class Fusion(nn.Module):
@@ -130,12 +147,13 @@ class Fusion(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.residual = _residual(2 * dim, dim, hidden, norm=False)
+        self.residual = _residual(2 * dim, dim, hidden, norm=False) if hidden else None
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """(n, D) and (n, D) -> (n, D)."""
         image, text = F.normalize(image, dim=1), F.normalize(text, dim=1)
-        return image + text + self.residual(torch.cat([image, text], dim=1))
+        both = image + text
+        return both if self.residual is None else both + self.residual(torch.cat([image, text], dim=1))
 
 
 def _residual(width: int, dim: int, hidden: int, norm: bool) -> nn.Sequential:

@@ -8,7 +8,7 @@ augmented                  an item and itself, shown in another form or as anoth
                            is where there is only a catalogue
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,10 @@ class CoOccurrence(Config):
     window: int = Field(5, ge=1, description="a behaviour pairs with this many that follow it")
     gap: int | None = Field(1800, ge=0, description="longest time between the two, in seconds; None: any")
     per_user: int | None = Field(None, ge=1, description="most pairs of a user, drawn by seed; None: all")
+    lost: tuple[str, ...] = Field(
+        (),
+        description="actions, such as a dislike, whose last `window` items before a pair are its triplet's negatives",
+    )
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Pairs:
         query_item: (n,) int64 item index; -1 where the query is a text or a picture.
         item: (n,) int64 item index. user: (n,) int64, NOBODY where unknown. ts: (n,) Unix seconds, 0 where unknown.
         action: (n,) name of what was done, "" where unknown.
-        clicked, shown: (n,) lists of the other items of the request, or None.
+        clicked, shown: (n,) lists of the other items of the request, or None. Without requests `clicked` are the items
+            that got an action of CoOccurrence.lost.
     """
 
     source: Source
@@ -165,15 +170,14 @@ def _given(dataset: Dataset) -> Pairs:
 def _together(source: Source, dataset: Dataset, split: Split, rule: CoOccurrence, seed: int) -> Pairs:
     """Behaviours that stand close together; a pair belongs to the split in which its later behaviour lies."""
     behaviors = dataset.behaviors()
-    actions = rule.actions or tuple(dataset.actions)
-    if unknown := [a for a in actions if a not in dataset.actions]:
+    actions = rule.actions or tuple(a for a in dataset.actions if a not in rule.lost)
+    if unknown := [a for a in (*actions, *rule.lost) if a not in dataset.actions]:
         raise InputError(
             f"{dataset.root}: no action {unknown[0]!r} for pairs of {source}; it has {', '.join(dataset.actions)}"
         )
-    codes = np.array([dataset.actions.index(a) for a in actions])
-    user = np.repeat(np.arange(len(behaviors.offsets) - 1), np.diff(behaviors.offsets))
-    keep = np.isin(behaviors.action, codes)
-    user, item, ts, action = user[keep], behaviors.item[keep], behaviors.ts[keep], behaviors.action[keep]
+    all_users = np.repeat(np.arange(len(behaviors.offsets) - 1), np.diff(behaviors.offsets))
+    keep = np.isin(behaviors.action, [dataset.actions.index(a) for a in actions])
+    user, item, ts, action = all_users[keep], behaviors.item[keep], behaviors.ts[keep], behaviors.action[keep]
     ends = split_ends(dataset)
     starts = np.concatenate([np.full((1, ends.shape[1]), np.iinfo(np.int64).min), ends])
     ends = np.concatenate([ends, np.full((1, ends.shape[1]), np.iinfo(np.int64).max)])
@@ -194,7 +198,25 @@ def _together(source: Source, dataset: Dataset, split: Split, rule: CoOccurrence
         chosen = _some_of_each(user[b], rule.per_user, np.random.default_rng([seed, 11]))
         a, b = a[chosen], b[chosen]
     names = np.array(dataset.actions, dtype=object)
-    return _of_items(source, item[a].astype(np.int64), item[b].astype(np.int64), user[b], ts[b], names[action[b]])
+    pairs = _of_items(source, item[a].astype(np.int64), item[b].astype(np.int64), user[b], ts[b], names[action[b]])
+    if not rule.lost:
+        return pairs
+    lost = np.isin(behaviors.action, [dataset.actions.index(a) for a in rule.lost])
+    return replace(
+        pairs, clicked=_before(pairs, all_users[lost], behaviors.ts[lost], behaviors.item[lost], rule.window)
+    )
+
+
+def _before(pairs: Pairs, user: np.ndarray, ts: np.ndarray, item: np.ndarray, most: int) -> np.ndarray:
+    """(n,) lists of each pair's user's last `most` of these behaviours (ordered by user, then time) up to its time."""
+    out = np.empty(len(pairs), dtype=object)
+    first = min(int(ts.min(initial=0)), int(pairs.ts.min(initial=0)))
+    span = max(int(ts.max(initial=0)), int(pairs.ts.max(initial=0))) - first + 1
+    start = np.searchsorted(user, pairs.user)
+    end = np.searchsorted(user * span + (ts - first), pairs.user * span + (pairs.ts - first), side="right")
+    for row, (low, high) in enumerate(zip(np.maximum(start, end - most), end, strict=True)):
+        out[row] = [i for i in item[low:high].tolist() if i != pairs.item[row]]
+    return out
 
 
 def _some_of_each(group: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -44,7 +44,7 @@ class Train(Config):
     """The loop."""
 
     batch_size: int = Field(256, ge=2, description="pairs a rank and step")
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=0, description="0: only what is fitted to the data, such as a whitening")
     steps_per_epoch: int | None = Field(None, ge=1, description="None: so many that all pairs come about once")
     grad_cache: int | None = Field(None, ge=1, description="contents in memory at once (GradCache); None: the batch")
     optimizer: OptimizerConfig = OptimizerConfig()  # pyright: ignore[reportCallIssue]

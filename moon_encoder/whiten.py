@@ -1,15 +1,15 @@
-"""PCA whitening as the start of the picture projection (Jegou & Chum 2012): what all pictures share stops deciding."""
+"""PCA whitening of picture vectors (Jegou & Chum, ECCV 2012): what all pictures share stops deciding."""
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from moon_encoder.dual_tower import DualTower
+from moon_encoder.dual_tower import DualTower, Whitening
 from moon_encoder.shown import PLAIN, Shown
 
 MOST = 20_000  # pictures that it is fitted on
 LEAST = 1e-3  # of the largest variance is added to each, so that noise is not blown up
-ITERATIONS = 4  # of the randomised PCA
+ITERATIONS = 2  # of the randomised PCA
 
 
 def whitening(vectors: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -31,17 +31,17 @@ def whitening(vectors: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fit_whitening(encoder: DualTower, shown: Shown, allowed: np.ndarray) -> int:
-    """Set the picture projection's linear part; returns the number of pictures. allowed: (items,) bool, train items."""
+    """Set the whitening of the pictures; returns how many it is fitted on. allowed: (items,) bool, train items."""
     assert encoder.vision is not None and encoder.project_image is not None
+    white = encoder.project_image.white
+    assert isinstance(white, Whitening)
     rows = np.flatnonzero(allowed & shown.contents.has("image"))
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST])
     parts = []
     for at in range(0, len(rows), 256):
         inputs = encoder.precompute(shown.items(rows[at : at + 256], "image", PLAIN).to(encoder.device))  # type: ignore[arg-type]
         parts.append(encoder.vision.trained(inputs.image).float().cpu())
-    weight, bias = whitening(torch.cat(parts), encoder.dim)
-    base = encoder.project_image.base
-    assert isinstance(base, nn.Linear)
-    base.weight.copy_(weight)
-    base.bias.copy_(bias)
+    weight, bias = whitening(torch.cat(parts), white.linear.out_features)
+    white.linear.weight.copy_(weight)
+    white.linear.bias.copy_(bias)
     return len(rows)

@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
 def evaluate(model: nn.Module, samples: SampleEncoder, split: str, run: RunFolder, ranks: Ranks) -> dict[str, Any]:
     """Score a split, write predictions and metrics into the run, return the metrics (on every rank).
 
-    Those of another dataset than the run's own carry the first letters of its fingerprint in their names.
+    Those of another dataset or other vectors than the run's own carry the first letters of their fingerprints in their
+    names.
     """
     dataset = samples.dataset
     started = time.monotonic()
@@ -75,10 +76,21 @@ def evaluate(model: nn.Module, samples: SampleEncoder, split: str, run: RunFolde
         "peak_rss_bytes": peak_rss_bytes(),
     }
     if ranks.first:
-        own = dataset.fingerprint == run.meta()["dataset"]["fingerprint"]
-        name = split if own else f"{split}-{dataset.fingerprint[:8]}"
+        name = "-".join([split, *_not_its_own(samples, run)])
         write_parquet(run.predictions(name), frame.drop("history_end"))
         write_json(run.metrics(name), found)
+    return found
+
+
+def _not_its_own(samples: SampleEncoder, run: RunFolder) -> list[str]:
+    """What the run was not trained on: eight letters of the dataset's fingerprint, and NAME-EIGHT of vectors."""
+    meta = run.meta()
+    own = samples.dataset.fingerprint == meta["dataset"]["fingerprint"]
+    found = [] if own else [samples.dataset.fingerprint[:8]]
+    for name, source in samples.vectors.items():
+        fingerprint = source.version.meta["fingerprint"]
+        if fingerprint != meta["stores"][name]["fingerprint"]:
+            found.append(f"{name}-{fingerprint[:8]}")
     return found
 
 

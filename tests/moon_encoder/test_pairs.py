@@ -87,6 +87,21 @@ def test_heavy_users_are_capped_by_seed(films):
         load_pairs("co_engagement", films, "train", CoOccurrence(actions=("buy",)))
 
 
+def test_what_a_user_disliked_before_a_pair_is_lost_by_it(films):
+    behaviors, actions = films.dataset.behaviors(), films.dataset.actions
+    rule = CoOccurrence(gap=None, window=3, lost=("disliked",))
+    pairs = load_pairs("co_engagement", films, "train", rule)
+    liked = CoOccurrence(gap=None, window=3, actions=("liked",))
+    assert np.array_equal(pairs.item, load_pairs("co_engagement", films, "train", liked).item)
+    assert pairs.clicked is not None and sum(map(len, pairs.clicked)) > 100
+    for row in range(0, len(pairs), 7):
+        mine = range(*behaviors.offsets[pairs.user[row] : pairs.user[row] + 2])
+        before = [r for r in mine if behaviors.ts[r] <= pairs.ts[row] and actions[behaviors.action[r]] == "disliked"]
+        assert pairs.clicked[row] == [i for i in behaviors.item[before][-3:].tolist() if i != pairs.item[row]]
+    with pytest.raises(InputError, match="no action 'hated'"):
+        load_pairs("co_engagement", films, "train", CoOccurrence(lost=("hated",)))
+
+
 def test_held_out_items_are_in_no_usable_pair(shop):
     items = shop.dataset.items().collect()
     rule = HeldOut(key="spu", valid=0.2, test=0.3)

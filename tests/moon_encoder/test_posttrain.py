@@ -95,6 +95,20 @@ def test_both_stages_end_in_an_encoder_that_says_where_it_comes_from(stages):
     assert facts["init"] == encoder_info(stages[0] / "encoder").fingerprint
 
 
+def test_inspect_says_what_a_run_and_an_encoder_are(stages, tmp_path, capsys):
+    assert moon.main(["inspect", str(stages[1]), "--json", str(tmp_path / "run.json")]) == 0
+    out = capsys.readouterr().out
+    assert "encoder run refined (posttrain-b), seed 1, on cpu, 1 rank(s)" in out and "holds out by spu" in out
+    found, figures = (json.loads(f.read_text()) for f in (tmp_path / "run.json", stages[1] / "figures.json"))
+    assert [e["step"] for e in found["evaluations"]] == [0, 12, 24] and found["last_step"]["step"] == 24
+    assert found["figures"] == figures and any("better" in w for w in found["warnings"]) == (figures["best_step"] == 0)
+    assert moon.main(["inspect", str(stages[0] / "encoder")]) == 0
+    fingerprint = encoder_info(stages[0] / "encoder").fingerprint
+    assert f"encoder broad (posttrain-a): dual_tower, 16 dims, prefixes 4, 8; {fingerprint[:12]}" in (
+        capsys.readouterr().out
+    )
+
+
 def test_the_loss_falls(stages):
     values = [loss for _, loss in losses(stages[0])]
     assert len(values) == 24 and np.mean(values[-8:]) < np.mean(values[:8])

@@ -46,18 +46,29 @@ def test_pooled_states_are_the_models_own(towers):
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
 
 
-def test_the_projection_starts_as_the_whitening_of_the_allowed_pictures(towers, market):
+def test_a_new_encoder_starts_from_the_whitening_of_the_allowed_pictures(towers, market):
     contents = Contents.of(Dataset(market), Catalogue())  # pyright: ignore[reportCallIssue]
-    encoder = build_encoder(dual_config(towers, vision={"whiten": True})).eval()
-    assert isinstance(encoder, DualTower)
+    encoder = build_encoder(dual_config(towers, vision={"whiten": 12}, dim=8, matryoshka=[4], hidden=0)).eval()
+    assert isinstance(encoder, DualTower) and encoder.project_image is not None
     allowed = np.arange(len(contents)) % 2 == 0
     shown = Shown(contents, encoder, Views(), 0, None)  # pyright: ignore[reportCallIssue]
     assert fit_whitening(encoder, shown, allowed) == allowed.sum()
     with torch.no_grad():
-        rows = np.flatnonzero(allowed)
-        vectors = encoder(encoder.prepare([Content(image=contents.item_image(i)) for i in rows]))
-    torch.testing.assert_close(vectors.mean(0), torch.zeros(encoder.dim), rtol=0, atol=2e-2)
-    assert vectors[:, 0].std() == pytest.approx(1, abs=0.05)
+        inputs = encoder.prepare([Content(image=contents.item_image(i)) for i in np.flatnonzero(allowed)])
+        vectors, pooled = encoder(inputs), encoder.vision.frozen(inputs.image)
+        white = encoder.project_image.white.linear(pooled)
+    torch.testing.assert_close(white.mean(0), torch.zeros(12), rtol=0, atol=1e-2)
+    assert white[:, 0].std() == pytest.approx(1, abs=0.05)
+    torch.testing.assert_close(vectors, F.normalize(white, dim=1)[:, :8] * 12**0.5)
+    trained = [name for name, p in encoder.named_parameters() if p.requires_grad]
+    assert "project_image.base.weight" in trained and not any("white" in name for name in trained)
+
+
+def test_whitening_is_for_a_frozen_tower_and_vectors_that_fit(towers):
+    with pytest.raises(ValueError, match="whiten is for a frozen tower"):
+        dual_config(towers, vision={"whiten": 12, "trainable_from": 2}, dim=8, matryoshka=[])
+    with pytest.raises(ValueError, match=r"at most vision.whiten \(12\)"):
+        dual_config(towers, vision={"whiten": 12}, dim=13, matryoshka=[])
 
 
 def test_pooling_is_for_frozen_towers_and_states_that_blocks_make(towers):

@@ -12,6 +12,7 @@ import moon
 from data.config import load_config
 from data.dataset import Dataset
 from features.ranks import process_group
+from features.store import Store
 from ranker.build import load_ranker
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
@@ -127,6 +128,14 @@ def test_eval_finds_the_recorded_store_or_is_given_its_copy(recipe, small, store
     assert "version 1 of the store is gone" in capsys.readouterr().err
     assert moon.main(["eval", str(out), "--store", str(tmp_path / "copy"), "--json", str(tmp_path / "c.json")]) == 0
     assert json.loads((tmp_path / "c.json").read_text())["auc"] == figures[0]
+    own = (out / "metrics.json").read_bytes(), (out / "predictions.parquet").read_bytes()
+    newer = Store(write_store(tmp_path / "copy", small, seed=1)).current
+    assert moon.main(["eval", str(out), "--store", str(tmp_path / "copy"), "--json", str(tmp_path / "d.json")]) == 0
+    name = f"test-image-{newer.meta['fingerprint'][:8]}"
+    found = json.loads((out / f"metrics-{name}.json").read_text())
+    assert found == json.loads((tmp_path / "d.json").read_text()) and found["auc"] != figures[0]
+    assert own == ((out / "metrics.json").read_bytes(), (out / "predictions.parquet").read_bytes())
+    assert (out / f"predictions-{name}.parquet").is_file()
 
 
 def test_mistakes_are_one_line(recipe, small, store, tmp_path, capsys):
