@@ -23,7 +23,8 @@ from data.exchange import exchange
 from data.fields import ShowFields
 from data.files import naming_a_full_disk
 from data.given import GivenHistories, write_given, write_none
-from data.pairs import write_pairs
+from data.pairs import searched, write_pairs
+from data.queries import write_queries
 from data.source import Source
 from data.sources import open_source, source_names
 from data.spill import Spilled, buckets, spill, time_of_share
@@ -144,6 +145,8 @@ def _build(source: Source, root: Path, max_rejected: float) -> dict:
     }
     (root / "dataset.json").write_text(json.dumps(meta, indent=1))
     meta["pairs"] = write_pairs(Dataset(root), source)
+    if searched(Dataset(root)):
+        meta["counts"]["searches"] = write_queries(Dataset(root))
     meta["fingerprint"] = _fingerprint(root)
     (root / "dataset.json").write_text(json.dumps(meta, indent=1))
     findings = audit(Dataset(root))

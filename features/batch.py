@@ -40,6 +40,19 @@ class SequenceBatch:
 
 
 @dataclass
+class QueryBatch:
+    """What B samples searched for, and their users before them; each distinct query once (Q of them).
+
+    Attributes:
+        target: (B,) int64, index of the sample's query among the Q. sequence: the earlier searches, whose `item` is
+            that index.
+    """
+
+    target: Tensor
+    sequence: SequenceBatch
+
+
+@dataclass
 class Batch:
     """What the ranker reads in one step.
 
@@ -51,7 +64,9 @@ class Batch:
             lengths of lists.
         bags: feature of kind `ids` -> (U or B,) int64 list lengths.
         dense: (B, F) float32. sequences: by name.
-        vectors: by name, (U,) int64 rows in the table of item vectors; 0 where the item has no vector.
+        vectors: by name, (U,) int64 rows in the table of item vectors (of vectors of queries (Q,)); 0 where there is
+            no vector.
+        queries: the searches, if they are read; their look-up holds Q bags.
     """
 
     row: Tensor
@@ -63,6 +78,7 @@ class Batch:
     dense: Tensor
     sequences: dict[str, SequenceBatch]
     vectors: dict[str, Tensor] = field(default_factory=dict)
+    queries: QueryBatch | None = None
 
     def __len__(self) -> int:
         return len(self.label)

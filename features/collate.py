@@ -6,10 +6,20 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.batch import Batch, SequenceBatch
+from features.batch import Batch, QueryBatch, SequenceBatch
 from features.histories import Histories, ranges
 from features.samples import SampleEncoder, Window, action_code
-from features.spec import SAME, BucketFeature, IdFeature, Sequence, code_names, is_item, side_name
+from features.spec import (
+    SAME,
+    SEARCHES,
+    SEARCHES_QUERY,
+    BucketFeature,
+    IdFeature,
+    Sequence,
+    code_names,
+    is_item,
+    side_name,
+)
 from features.surprise import COLUMN as SURPRISE
 from features.surprise import surprises
 from features.vocabulary import OOV
@@ -78,7 +88,9 @@ class Collator:
                     found.numbers[number] = ((codes[found.item] == wanted) & (wanted != OOV)).float()
             sequences[sequence.name] = found
             start = stop
-        vectors = {name: source.rows(items) for name, source in self.samples.vectors.items()}
+        queries, asked = self._searches(window, chosen, apart, context, values)
+        of = {v.name: items if v.of == "items" else asked for v in self.spec.vectors}
+        vectors = {name: source.rows(of[name]) for name, source in self.samples.vectors.items()}
         for coded in (v for v in self.spec.vectors if v.codes):
             codes = self.samples.codes[coded.name].of(vectors[coded.name])
             values |= dict(zip(code_names(coded), codes.T, strict=True))
@@ -94,7 +106,27 @@ class Collator:
             dense=_tensor(window.dense[chosen]),
             sequences=sequences,
             vectors={name: _tensor(rows) for name, rows in vectors.items()},
+            queries=queries,
         )
+
+    def _searches(
+        self,
+        window: Window,
+        chosen: np.ndarray,
+        apart: np.ndarray,
+        context: np.ndarray | None,
+        values: dict[str, np.ndarray],
+    ) -> tuple[QueryBatch | None, np.ndarray]:
+        """The searches, and the indices (Q,) of their distinct queries, whose ids go into `values`."""
+        if self.samples.asked is None:
+            return None, chosen[:0]
+        before = window.codes[SEARCHES].take(apart)
+        assert before.offsets is not None
+        every = np.concatenate([window.codes[SEARCHES_QUERY].values[chosen], before.values]).astype(np.int64)
+        asked, index = self._distinct(every, self.samples.asked.queries.none + 1)
+        values[SEARCHES_QUERY] = self.samples.query_codes[asked]
+        past = _sequence(np.diff(before.offsets), index[len(chosen) :], None, {}, context)
+        return QueryBatch(_tensor(index[: len(chosen)]), past), asked
 
     def _keyed(self, keys: list[str], values: dict[str, np.ndarray]) -> KeyedJaggedTensor:
         lengths = torch.tensor([len(values[key]) for key in keys], dtype=torch.int64)

@@ -19,6 +19,7 @@ from features.histories import SeenInTraining
 from features.semantic_codes import fit_codebooks
 from features.spec import (
     SAME,
+    SEARCHES_QUERY,
     BucketFeature,
     DenseFeature,
     FeatureSpec,
@@ -181,6 +182,9 @@ class _Fitting:
                 if isinstance(feature, IdFeature):
                     table = feature.table or side_name(sequence, feature)
                     counted.setdefault(table, []).append((feature, *self._count_side(feature)))
+        if self.spec.searches:
+            table = self.spec.searches.table or SEARCHES_QUERY
+            counted.setdefault(table, []).append(self._count_queries(table))
         found = {}
         for table, features in counted.items():
             settings = self.spec.table(table)
@@ -225,6 +229,13 @@ class _Fitting:
         self._require(column)
         counts = self.dataset.samples("train").group_by(column).len().drop_nulls().collect(engine="streaming")
         return columns.raw_values(counts[column]), counts["len"].to_numpy()
+
+    def _count_queries(self, table: str) -> tuple[IdFeature, np.ndarray, np.ndarray]:
+        """Distinct texts of train queries and their train impressions; of a log without texts, none."""
+        texts = IdFeature(kind="id", name=SEARCHES_QUERY, column="query", table=table)
+        if "query" not in self.schema:
+            return texts, np.empty(0, np.str_), np.empty(0, np.int64)
+        return texts, *self._count(texts)
 
     @cached_property
     def _behaved(self) -> np.ndarray:

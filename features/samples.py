@@ -13,7 +13,8 @@ from features.columns import Codes, entity_of
 from features.encoder import FeatureEncoder
 from features.entities import Entities, dense_columns, encode_entities
 from features.histories import Histories
-from features.spec import BucketFeature, DenseFeature, IdFeature
+from features.queries import AskedBefore, Queries
+from features.spec import SEARCHES, SEARCHES_QUERY, BucketFeature, DenseFeature, IdFeature
 from features.vector_source import VectorSource
 
 POINTERS = ("ts", "user", "item", "label", "history_end")
@@ -55,9 +56,10 @@ class SampleEncoder:
         vectors: dict[str, VectorSource] | None = None,
         items: Entities | None = None,
         users: Entities | None = None,
+        queries: Queries | None = None,
     ) -> None:
         """`vectors`: the opened stores by name, for those that the spec asks for. `items`, `users`: the dataset's,
-        where they are encoded already."""
+        where they are encoded already. `queries`: those of samples that bring their earlier searches."""
         self.encoder, self.dataset, self.vectors = encoder, dataset, vectors or {}
         assert set(self.vectors) == {v.name for v in encoder.spec.vectors}
         self.codes: dict[str, ItemCodes] = {
@@ -70,6 +72,10 @@ class SampleEncoder:
             for column in dense_columns(encoder.spec)
             if column.startswith("history.")
         }
+        searches = encoder.spec.searches
+        self.asked = AskedBefore(dataset, searches.length, queries) if searches else None
+        if searches and self.asked:
+            self.query_codes = self.asked.queries.codes(encoder.vocabularies[searches.table or SEARCHES_QUERY])
         self.read_columns = self._sample_columns()
 
     @property
@@ -112,6 +118,10 @@ class SampleEncoder:
         ]
         if dense:
             window.dense = np.stack(dense, axis=1)
+        if self.asked is not None:
+            window.codes[SEARCHES_QUERY] = Codes(self.asked.asked({name: frame[name] for name in self.asked.columns}))
+            given = frame[SEARCHES] if SEARCHES in frame else None  # noqa: SIM401 (a frame has no get)
+            window.codes[SEARCHES] = self.asked.before(user, window.ts, given)
         return window
 
     def _per(self, feature: DenseFeature, frame: pl.DataFrame, window: Window) -> np.ndarray | None:
@@ -136,7 +146,8 @@ class SampleEncoder:
                 pl.DataFrame(schema={name: pl.Null for name in known}), column, "samples"
             )  # says what there is
         extra = ["history_row"] if "history_row" in known else []
-        return list(dict.fromkeys([*POINTERS, *extra, *wanted]))
+        asked = self.asked.columns if self.asked else []
+        return list(dict.fromkeys([*POINTERS, *extra, *wanted, *asked]))
 
 
 def history_of(dataset: Dataset, column: str) -> Histories:

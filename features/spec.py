@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from data.config import Config
 
+SEARCHES, SEARCHES_QUERY = "searches", "searches_query"  # the sequence of searches; the look-up of a query's id
 SAME = "same."  # prefix of a number of behaviours: whether the item shares a value with the target
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -110,6 +111,16 @@ class Sequence(Config):
     )
 
 
+class Searches(Config):
+    """The sample's query, and the user's last searches strictly before it: the sequence `searches`.
+
+    A query is represented by the id of its text; its vector comes from features.vectors that are of queries.
+    """
+
+    length: int = Field(20, ge=1, description="searches kept, most recent")
+    table: Name | None = Field(None, description="table of the queries' ids; None: searches_query, its own")
+
+
 VectorMode = Literal["frozen", "projected", "finetuned", "end_to_end"]
 
 
@@ -133,6 +144,9 @@ class ItemVectors(Config):
     """
 
     name: Name = Field(description="of the vectors; model.content refers to it")
+    of: Literal["items", "queries"] = Field(
+        "items", description="what the store's ids are: items, or queries (a picture's key, else a text)"
+    )
     dim: int | None = Field(
         None, ge=1, description="width: a Matryoshka prefix of the stored vectors, scaled to length 1; None: all of it"
     )
@@ -161,6 +175,7 @@ class FeatureSpec(Config):
 
     features: tuple[Feature, ...] = Field(description="of the sample, its user and its item")
     sequences: tuple[Sequence, ...] = Field((), description="behaviours of the user, strictly before the sample")
+    searches: Searches | None = Field(None, description="the sample's query and earlier ones; None: not read")
     vectors: tuple[ItemVectors, ...] = ()
     tables: dict[Name, Table] = Field(default_factory=dict, description="tables that differ from the defaults")
     default_table: Table = Field(Table(), description="settings of all other tables")  # pyright: ignore[reportCallIssue]
@@ -169,6 +184,7 @@ class FeatureSpec(Config):
     def _consistent(self) -> "FeatureSpec":
         names = [f.name for f in self.features] + [s.name for s in self.sequences]
         names += [side_name(s, f) for s in self.sequences for f in s.side]
+        names += [SEARCHES, SEARCHES_QUERY] if self.searches else []
         names += [name for v in self.vectors for name in (v.name, *code_names(v))]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -203,6 +219,10 @@ class FeatureSpec(Config):
         for vectors in self.vectors:
             if vectors.name in self.tables_in_use():
                 raise ValueError(f"vectors {vectors.name!r} have the name of a table")
+            if vectors.of == "queries" and self.searches is None:
+                raise ValueError(f"vectors {vectors.name!r} are of queries; add searches: {{}} to read queries")
+            if vectors.of == "queries" and vectors.codes:
+                raise ValueError(f"vectors {vectors.name!r} are of queries, which have no codes")
         return self
 
     def table(self, name: str) -> Table:
@@ -210,10 +230,11 @@ class FeatureSpec(Config):
         return self.tables.get(name, self.default_table)
 
     def lookups(self) -> list[tuple[str, str]]:
-        """(table, feature) of every embedding look-up, in a fixed order: features, side features, codes of vectors."""
+        """(table, feature) of every embedding look-up, in a fixed order: features, sides, queries, codes of vectors."""
         own = [(f.table or f.name, f.name) for f in self.features if isinstance(f, IdFeature | BucketFeature)]
         side = [(f.table or side_name(s, f), side_name(s, f)) for s in self.sequences for f in s.side]
-        return own + side + [(name, name) for vectors in self.vectors for name in code_names(vectors)]
+        asked = [(self.searches.table or SEARCHES_QUERY, SEARCHES_QUERY)] if self.searches else []
+        return own + side + asked + [(name, name) for vectors in self.vectors for name in code_names(vectors)]
 
     def tables_in_use(self) -> list[str]:
         """Names of the embedding tables, in order of first use."""

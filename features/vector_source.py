@@ -12,6 +12,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.errors import InputError
+from data.queries import query_ids
 from features.codebooks import Codebooks, ItemCodes
 from features.item_rows import ItemRows
 from features.spec import FeatureSpec, ItemVectors
@@ -45,7 +46,7 @@ class VectorSource:
             raise InputError(f"{root}: vectors of {self.dim} dimensions; a table needs a multiple of 4")
         self.table_rows: int = meta["items"] + 1
         self._vector_of = self._permutation() if spec.shuffle is not None else None
-        self._waiting = np.zeros(self._items, bool)
+        self._waiting = np.zeros(self._items if self._row is None else len(self._row), bool)
         self._codes: ItemCodes | None = None
 
     def rows(self, items: np.ndarray) -> np.ndarray:
@@ -101,6 +102,8 @@ class VectorSource:
 
     def _aligned(self, dataset: Dataset) -> np.ndarray | None:
         """Store row of every item of the dataset, (items,) int64, negative where it has none; None: its own number."""
+        if self.spec.of == "queries":
+            return self._of_queries(dataset)
         meta, items = self.version.meta, dataset.meta["counts"]["items"]
         made_for = meta.get("dataset_fingerprint")
         if meta["items"] >= items and made_for == dataset.fingerprint:
@@ -122,12 +125,34 @@ class VectorSource:
             )
         return None
 
+    def _of_queries(self, dataset: Dataset) -> np.ndarray:
+        """Store row of every query of the dataset and, last, of none; negative where it has none."""
+        ids = query_ids(dataset)
+        rows = ItemRows(self.version).find(ids) if self.version.meta["ids"] == "text" else np.empty(0, np.int64)
+        if not (rows >= 0).any():
+            raise InputError(
+                f"{self.root}: the store knows none of the {len(ids):,} queries of {dataset.root}; embed them with "
+                "moon encoder embed --of queries"
+            )
+        return np.append(rows, -1)
+
     def _permutation(self) -> np.ndarray:
         """Whose vector each row gets, (store rows,) int64: those that have one change places."""
         source = np.arange(self.version.meta["items"])
         present = np.flatnonzero(self.version.present)
         source[present] = np.random.default_rng(self.spec.shuffle).permutation(present)
         return source
+
+
+def require_one_encoder(one: VectorSource, other: VectorSource) -> None:
+    """Raise InputError unless vectors of the two can be compared: of one encoder, of one width."""
+    for fact in ("encoder", "dim"):
+        values = [source.facts()[fact] for source in (one, other)]
+        if values[0] != values[1]:
+            raise InputError(
+                f"{other.root}: vectors {other.spec.name!r} have {fact} {values[1]}, {one.spec.name!r} {values[0]}; "
+                "their cosine means nothing"
+            )
 
 
 def open_sources(

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from data.config import Config
-from features.spec import SAME, FeatureSpec, Name
-from ranker.content_config import Mechanism, SemanticIds, numbers_of, sequences_of
+from features.spec import SAME, SEARCHES, FeatureSpec, Name
+from ranker.content_config import Cube, Make, Mechanism, SemanticIds, numbers_of, sequences_of, vectors_of
 
 Activation = Literal["relu", "sigmoid", "dice", "prelu"]
 
@@ -203,7 +203,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _sequences_exist(self) -> "Recipe":
-        names = [s.name for s in self.features.sequences]
+        names = list(_numbers_of_sequences(self.features))
         for name in self.model.sequences:
             if name not in names:
                 raise ValueError(
@@ -227,11 +227,12 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _content_exists(self) -> "Recipe":
         vectors = [v.name for v in self.features.vectors]
-        sequences = {s.name: s for s in self.features.sequences}
+        sequences = _numbers_of_sequences(self.features)
         for config in self.model.content:
-            if config.vectors not in vectors:
-                known = ", ".join(vectors) or "none"
-                raise ValueError(f"model.content: no vectors {config.vectors!r} in features.vectors (there: {known})")
+            for name in vectors_of(config):
+                if name not in vectors:
+                    known = ", ".join(vectors) or "none"
+                    raise ValueError(f"model.content: no vectors {name!r} in features.vectors (there: {known})")
             for name in sequences_of(config):
                 if name not in sequences:
                     raise ValueError(
@@ -239,12 +240,12 @@ class Recipe(Config):
                         f"{', '.join(sequences) or 'none'}"
                     )
             for name, number in numbers_of(config):
-                if number not in sequences[name].numbers:
+                if number not in sequences[name]:
                     raise ValueError(
                         f"model.content: {config.kind} reads {number!r} of the behaviours; "
                         f"add it to the numbers of sequence {name!r}"
                     )
-        read = {config.vectors for config in self.model.content}
+        read = {name for config in self.model.content for name in vectors_of(config)}
         coded = {v.name for v in self.features.vectors if v.codes}
         wanted = {config.vectors for config in self.model.content if isinstance(config, SemanticIds)}
         if wanted != coded:
@@ -256,17 +257,39 @@ class Recipe(Config):
             if strange:
                 raise ValueError(f"model.sequences.{name}: no vectors {strange[0]!r} in features.vectors")
             read |= set(model.vectors())
-            if model.kind == "hstu" and model.time_bias and "age" not in sequences[name].numbers:
+            if model.kind == "hstu" and model.time_bias and "age" not in sequences[name]:
                 raise ValueError(
                     f"model.sequences.{name}: hstu reads 'age' of the behaviours; add it to the numbers of sequence "
                     f"{name!r}, or set time_bias: false"
                 )
             number = SAME + (model.search.category or "") if model.search else SAME
-            if number != SAME and number not in sequences[name].numbers:
+            if number != SAME and number not in sequences[name]:
                 raise ValueError(
                     f"model.sequences.{name}.search reads {number!r}; add it to the numbers of sequence {name!r}"
                 )
+        self._queries_meet_queries()
         unread = [v for v in vectors if v not in read]
         if unread:
             raise ValueError(f"features.vectors {unread[0]!r} are read by nothing in model")
         return self
+
+    def _queries_meet_queries(self) -> None:
+        """Raise ValueError where vectors of queries are held against a sequence of items, or the other way round."""
+        asked = {v.name for v in self.features.vectors if v.of == "queries"}
+        read = [(name, v, f"model.sequences.{name}") for name, m in self.model.sequences.items() for v in m.vectors()]
+        for config in self.model.content:
+            what = f"model.content: {config.kind}"
+            read += [(name, config.vectors, what) for name in sequences_of(config)]
+            if isinstance(config, Cube) and config.queries is not None:
+                read.append((SEARCHES, config.queries, what))
+            if isinstance(config, Cube | Make) and (config.vectors in asked or SEARCHES in sequences_of(config)):
+                raise ValueError(f"{what} reads vectors and sequences of items, not of queries")
+        for name, vectors, what in read:
+            if (name == SEARCHES) != (vectors in asked):
+                kinds = ("queries", "items") if vectors in asked else ("items", "queries")
+                raise ValueError(f"{what}: {vectors!r} are vectors of {kinds[0]}, {name!r} is a sequence of {kinds[1]}")
+
+
+def _numbers_of_sequences(features: FeatureSpec) -> dict[str, tuple[str, ...]]:
+    """Numbers of the behaviours, by sequence; searches have none."""
+    return {s.name: s.numbers for s in features.sequences} | ({SEARCHES: ()} if features.searches else {})

@@ -46,6 +46,9 @@ class Cube(Config):
     kind: Literal["cube"]
     vectors: Name = VECTORS
     sequences: tuple[Name, ...] = Field(min_length=1, description="which of features.sequences")
+    queries: Name | None = Field(
+        None, description="features.vectors of queries, of the same encoder: the query side, searches included"
+    )
     weights: Literal["softmax", "sigmoid"] = Field("softmax", description="W: from similarities to weights")
     temperature: float = Field(0.1, gt=0, description="initial temperature of W, learned")
     simtier: bool = Field(True, description="similarities enter as a SimTier histogram")
@@ -106,6 +109,11 @@ def sequences_of(config: Mechanism) -> tuple[str, ...]:
     if isinstance(config, Cube):
         return config.sequences
     return (config.sequence,) if isinstance(config, SimTierHistogram | ResidualInterest | SemanticIds | Make) else ()
+
+
+def vectors_of(config: Mechanism) -> tuple[str, ...]:
+    """Vectors that a mechanism reads."""
+    return (config.vectors, config.queries) if isinstance(config, Cube) and config.queries else (config.vectors,)
 
 
 def numbers_of(config: Mechanism) -> tuple[tuple[str, str], ...]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from features.batch import SequenceBatch
+from features.spec import SEARCHES
 from ranker.content_config import Cube
 from ranker.item_vectors import Content
 from ranker.jagged import gathered_sum, segment_ranks, segment_top
@@ -37,12 +38,15 @@ class CubeOverSequence(nn.Module):
             self.simtier.width if self.simtier else 0
         )
 
-    def forward(self, evidence: Evidence, vectors: str, sequence: str) -> Tensor:
-        """-> [e', r' of each group, {s_b}] (B, groups * (D + E + M) + K)."""
+    def forward(self, evidence: Evidence, vectors: str, sequence: str, against: str | None = None) -> Tensor:
+        """-> [e', r' of each group, {s_b}] (B, groups * (D + E + M) + K).
+
+        `vectors`: of the behaviours. `against`: those that r is of; None: the same.
+        """
         behaviours, content = evidence.behaviours[sequence], evidence.content[vectors]
         if one_pass(content.items_UM):
-            return self._in_one_pass(behaviours, content)
-        found, s = evidence.cosines(vectors, sequence), behaviours.sequence
+            return self._in_one_pass(behaviours, content, evidence.content[against or vectors])
+        found, s = evidence.cosines(vectors, sequence, against), behaviours.sequence
         group = None if self.split_by is None else (s.numbers[self.split_by] > 0).long()
         parts, largest = [], []
         for number in range(self.groups):
@@ -55,7 +59,7 @@ class CubeOverSequence(nn.Module):
             parts.append(self.simtier(found, s, group))
         return torch.cat(parts + largest, 1)
 
-    def _in_one_pass(self, behaviours: Behaviours, content: Content) -> Tensor:
+    def _in_one_pass(self, behaviours: Behaviours, content: Content, against: Content) -> Tensor:
         """The same by the kernel that reads every vector once."""
         groups = (behaviours,)
         if self.split_by is not None:
@@ -63,33 +67,44 @@ class CubeOverSequence(nn.Module):
             groups = tuple(behaviours.take(mask.nonzero().squeeze(1)) for mask in (~above, above))
         parts, counts, largest = [], [], []
         for own in groups:
-            s, found = own.sequence, self._interest(own.sequence, content)
+            s, found = own.sequence, self._interest(own.sequence, content, against)
             parts += [own.sums(found.weights), found.interest]
             counts.append(found.counts)
             if self.top:
-                known = content.present_U.index_select(0, s.item) & content.target_present_B.index_select(0, s.row)
+                known = content.present_U.index_select(0, s.item) & against.target_present_B.index_select(0, s.row)
                 largest.append(top_similarities(Cosines(found.cosines, known), s, self.top))
         if self.simtier is not None:
             parts.append(self.simtier.weighed(torch.cat(counts, 1)))
         return torch.cat(parts + largest, 1)
 
-    def _interest(self, s: SequenceBatch, content: Content) -> ContentInterest:
+    def _interest(self, s: SequenceBatch, content: Content, against: Content) -> ContentInterest:
         table, behaviours = VectorTable(content.items_UM, content.present_U), Jagged(s.item, s.lengths, s.row)
         temperature, threshold = self.weights.log_temperature, getattr(self.weights, "threshold", None)
-        target, present = content.target_BM, content.target_present_B
+        target, present = against.target_BM, against.target_present_B
         return content_interest(table, behaviours, target, present, temperature, threshold)  # pyright: ignore
 
 
 class CubeExtractor(nn.Module):
-    """All of CUBE for one store: the sequences against the target, the target's vector and whether it has one."""
+    """All of CUBE for one store: the sequences against the target, the target's vector and whether it has one.
+
+    With vectors of queries, of the same encoder: the sequences against the query as well, the earlier searches against
+    target and query, the query's vector and whether it has one, and `cos(r_t, r_q)` with whether it exists.
+    """
 
     def __init__(self, config: Cube, embedding_dims: dict[str, int], vector_dim: int) -> None:
         super().__init__()
-        self.vectors, self.sequences = config.vectors, config.sequences
-        self.parts = nn.ModuleDict(
-            {name: CubeOverSequence(config, embedding_dims[name], vector_dim) for name in config.sequences}
-        )
-        self.width = vector_dim + 1 + sum(int(part.width) for part in self.parts.values())  # pyright: ignore
+        self.vectors, self.sequences, self.queries = config.vectors, config.sequences, config.queries
+        parts = {name: CubeOverSequence(config, embedding_dims[name], vector_dim) for name in config.sequences}
+        self.width = vector_dim + 1
+        if config.queries is not None:
+            searches = config.model_copy(update={"split_by": None})
+            for name in config.sequences:
+                parts[f"{name}_query"] = CubeOverSequence(config, embedding_dims[name], vector_dim)
+            for name in (SEARCHES, f"{SEARCHES}_query"):
+                parts[name] = CubeOverSequence(searches, embedding_dims[SEARCHES], vector_dim)
+            self.width += vector_dim + 3
+        self.parts = nn.ModuleDict(parts)
+        self.width += sum(part.width for part in parts.values())
 
     def forward(self, evidence: Evidence) -> Tensor:
         """-> (B, width)."""
@@ -97,7 +112,21 @@ class CubeExtractor(nn.Module):
         out = [content.target_BM, content.target_present_B.to(content.target_BM.dtype).unsqueeze(1)]
         for name in self.sequences:
             out.append(self.parts[name](evidence, self.vectors, name))
+        if self.queries is not None:
+            out += self._query_side(evidence, self.queries)
         return torch.cat(out, 1)
+
+    def _query_side(self, evidence: Evidence, queries: str) -> list[Tensor]:
+        target, query = evidence.content[self.vectors], evidence.content[queries]
+        asked, both = query.target_present_B, query.target_present_B & target.target_present_B
+        likeness = torch.where(both, (target.unit_target_BM * query.unit_target_BM).sum(1), 0)
+        scalars = torch.stack([likeness, both.to(likeness.dtype), asked.to(likeness.dtype)], 1)
+        out = [query.target_BM, scalars]
+        for name in self.sequences:
+            out.append(self.parts[f"{name}_query"](evidence, self.vectors, name, queries))
+        out.append(self.parts[SEARCHES](evidence, queries, SEARCHES, self.vectors))
+        out.append(self.parts[f"{SEARCHES}_query"](evidence, queries, SEARCHES))
+        return out
 
 
 def one_pass(vectors: Tensor) -> bool:

@@ -26,6 +26,7 @@ class Content:
     Attributes:
         items_UM: vectors of the distinct items, 0 where missing. present_U: bool mask of those that have one.
         target_BM, target_present_B: the same of each sample's target.
+        Of a store of queries: the distinct queries, and each sample's query.
     """
 
     items_UM: Tensor
@@ -109,7 +110,8 @@ class VectorTables(nn.Module):
             if name in self.projections:
                 items_UM = self.projections[name](items_UM)
             items_UM = torch.where(present_U.unsqueeze(1), items_UM, 0)
-            target = batch.target
+            queries = batch.queries if self.specs[name].of == "queries" else None
+            target = batch.target if queries is None else queries.target
             target_BM = encoded[name] if encoded and name in encoded else items_UM.index_select(0, target)
             found[name] = Content(items_UM, present_U, target_BM, present_U.index_select(0, target))
         return found

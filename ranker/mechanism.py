@@ -36,15 +36,19 @@ class Evidence:
     content: dict[str, Content]
     behaviours: dict[str, Behaviours] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
-    _cosines: dict[tuple[str, str], Cosines] = field(default_factory=dict)
+    _cosines: dict[tuple[str, str, str], Cosines] = field(default_factory=dict)
 
-    def cosines(self, vectors: str, sequence: str) -> Cosines:
-        """Similarity of the behaviours of `sequence` to the target in `vectors`, computed once a batch."""
-        key = (vectors, sequence)
+    def cosines(self, vectors: str, sequence: str, against: str | None = None) -> Cosines:
+        """Similarity of the behaviours of `sequence`, whose vectors are `vectors`, to the target in `against`.
+
+        `against`: vectors of the same encoder; None: `vectors` themselves. Of queries the target is the sample's query.
+        Computed once a batch.
+        """
+        key = (vectors, sequence, against or vectors)
         if key not in self._cosines:
-            c = self.content[vectors]
-            behaviours = self.behaviours[sequence].sequence
-            self._cosines[key] = cosines(behaviours, c, c.unit_target_BM, c.target_present_B)
+            target, behaviours = self.content[against or vectors], self.behaviours[sequence].sequence
+            content = self.content[vectors]
+            self._cosines[key] = cosines(behaviours, content, target.unit_target_BM, target.target_present_B)
         return self._cosines[key]
 
     def narrow(self, sequence: str, kept: Tensor) -> None:

@@ -8,9 +8,20 @@ from torch import Tensor, nn
 
 from features.batch import Batch
 from features.encoder import FeatureEncoder
-from features.spec import BucketFeature, DenseFeature, FeatureSpec, IdFeature, code_names, is_item, side_name
-from features.vector_source import VectorSource
+from features.spec import (
+    SEARCHES,
+    SEARCHES_QUERY,
+    BucketFeature,
+    DenseFeature,
+    FeatureSpec,
+    IdFeature,
+    code_names,
+    is_item,
+    side_name,
+)
+from features.vector_source import VectorSource, require_one_encoder
 from ranker.config import Recipe, SequenceModel
+from ranker.content_config import Cube
 from ranker.interaction import Head, Tower
 from ranker.item_vectors import VectorTables, is_stored
 from ranker.jagged import segment_mean
@@ -49,6 +60,15 @@ class Ranker(nn.Module):
             module = SequenceInterest(sequence.name, item_dim, side_dim, config)
             self.interests[sequence.name] = module
             width += module.width
+        if spec.searches:
+            config = recipe.model.sequences.get(SEARCHES, SequenceModel())  # pyright: ignore[reportCallIssue]
+            widths.items[SEARCHES], widths.sides[SEARCHES] = dims[SEARCHES_QUERY], 0
+            module = SequenceInterest(SEARCHES, dims[SEARCHES_QUERY], 0, config)
+            self.interests[SEARCHES] = module
+            width += dims[SEARCHES_QUERY] + module.width
+        for config in recipe.model.content:
+            if isinstance(config, Cube) and config.queries is not None and sources:
+                require_one_encoder(sources[config.vectors], sources[config.queries])
         self.content = nn.ModuleList(mechanism(config, widths, spec) for config in recipe.model.content)
         width += sum(int(module.width) for module in self.content)  # pyright: ignore[reportArgumentType]
         self.norm = nn.LayerNorm(width) if recipe.model.layer_norm else nn.Identity()
@@ -93,6 +113,11 @@ class Ranker(nn.Module):
             query_BD = items_UD.index_select(0, batch.target)
             evidence.behaviours[name] = Behaviours(found, items_UD, sides, query_BD)
             parts.append(self.interests[name](evidence))
+        if batch.queries is not None:
+            queries_QD = rows[SEARCHES_QUERY]
+            query_BD = queries_QD.index_select(0, batch.queries.target)
+            evidence.behaviours[SEARCHES] = Behaviours(batch.queries.sequence, queries_QD, (), query_BD)
+            parts += [query_BD, self.interests[SEARCHES](evidence)]
         parts += [module(evidence) for module in self.content]
         parts.append(batch.dense)
         return torch.cat(parts, 1)

@@ -4,6 +4,8 @@ import numpy as np
 import polars as pl
 
 from data.dataset import Dataset
+from features.queries import recorded_searches
+from features.spec import SEARCHES
 from features.surprise import COLUMN as SURPRISE
 from features.surprise import surprises
 from ranker.serving.requests import NUMPY
@@ -21,6 +23,8 @@ def recorded_requests(dataset: Dataset, split: str, signature: Signature, rows: 
         "ts": frame["ts"].alias("ts"),
         "item": ids["item"][frame["item"].to_numpy()].alias("item"),
     }
+    if SEARCHES in signature.lists:
+        frame = frame.with_columns(recorded_searches(dataset, frame))
     columns |= {name: frame[name] for name in signature.context}
     names = signature.names("behaviours")
     if names:

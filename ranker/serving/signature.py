@@ -16,9 +16,10 @@ from pydantic import Field
 from data.config import Config
 from data.dataset import Dataset
 from data.errors import InputError
+from data.queries import query_columns
 from features.columns import entity_of
 from features.entities import dense_columns
-from features.spec import SAME, BucketFeature, FeatureSpec, IdFeature
+from features.spec import SAME, SEARCHES, BucketFeature, FeatureSpec, IdFeature
 
 Datatype = Literal["INT64", "FP64", "BYTES", "BOOL"]
 Shape = Literal["one", "candidates", "behaviours", "values"]
@@ -94,6 +95,16 @@ def signature(spec: FeatureSpec, dataset: Dataset) -> Signature:
             inputs.append(_input(column + LENGTHS, "INT64", "candidates", f"number of values in each list of {column}"))
         else:
             inputs.append(_input(column, _type(kind, column), "candidates", f"{column}, as in the samples trained on"))
+    if spec.searches:
+        given = [i["name"] for i in inputs]
+        for column in query_columns(schema.names()):
+            if column not in given:
+                inputs.append(_input(column, "BYTES", "candidates", f"{column} of the search; empty: none"))
+        lists.append(SEARCHES)
+        meaning = f"the user's searches before ts, oldest first; the last {spec.searches.length} suffice"
+        meaning += "; each the key of its picture, else its text"
+        inputs.append(_input(SEARCHES, "BYTES", "values", meaning))
+        inputs.append(_input(SEARCHES + LENGTHS, "INT64", "candidates", "number of them"))
     if spec.sequences or _counts_history(spec):
         inputs += _history_inputs(spec, dataset, item_id)
     return Signature.model_validate({"inputs": inputs, "actions": dataset.actions, "lists": lists})
