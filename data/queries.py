@@ -1,6 +1,6 @@
 """What was searched for: the distinct queries of a log, and every user's searches in order of time.
 
-    queries/queries.parquet              query_id, ascending; row number = query index
+    queries/queries.parquet              query_id, ascending, picture (bool); row number = query index
     queries/{offsets,query,ts}.npy       CSR: user -> [query index, ts], ordered by (ts, query); one a search
 
 A query is named by the key of its picture if it has one, else by its text. All rows of one user, moment and query
@@ -65,11 +65,11 @@ def write_queries(dataset: Dataset) -> int:
     """
     columns = list(dataset.meta["sample_columns"])
     wanted = [split for split in SPLITS if dataset.meta["counts"][split]]
-    rows = pl.concat(
-        [dataset.samples(split).select("user", "ts", query_id(columns).alias("query_id")) for split in wanted]
-    )
+    picture = pl.col("query_image").replace("", None).is_not_null() if "query_image" in columns else pl.lit(False)
+    named = "user", "ts", query_id(columns).alias("query_id"), picture.alias("picture")
+    rows = pl.concat([dataset.samples(split).select(*named) for split in wanted])
     searches = rows.drop_nulls("query_id").unique(["user", "ts", "query_id"]).collect(engine="streaming")
-    ids = searches.select(pl.col("query_id").unique().sort())
+    ids = searches.group_by("query_id").agg(pl.col("picture").any()).sort("query_id")
     searches = searches.with_columns(query=ids["query_id"].search_sorted(searches["query_id"]))
     searches = searches.sort("user", "ts", "query")
     folder = dataset.root / "queries"
@@ -88,6 +88,11 @@ def query_ids(dataset: Dataset) -> pl.Series:
     Raises InputError if the log does not say what was searched for, or was prepared before queries were kept.
     """
     return pl.read_parquet(_file(dataset, "queries.parquet"))["query_id"]
+
+
+def pictured(dataset: Dataset) -> np.ndarray:
+    """(queries,) bool, whether each is a picture and not a text. Raises InputError as `query_ids` does."""
+    return pl.read_parquet(_file(dataset, "queries.parquet"))["picture"].to_numpy()
 
 
 def open_searches(dataset: Dataset) -> Searches:

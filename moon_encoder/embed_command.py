@@ -21,6 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("encoder", type=Path, help="encoder folder")
     parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
     parser.add_argument("--store", type=Path, required=True, help="representation store; a new version is published")
+    parser.add_argument("--of", choices=("items", "queries"), default="items", help="what is embedded (default: items)")
     parser.add_argument("--content", choices=ITEM_FORMS, help="what is shown of an item (default: title+image)")
     parser.add_argument("--dtype", choices=("float16", "int8"), default="float16", help="numbers of the stored vectors")
     parser.add_argument("--dim", type=int, help="store a Matryoshka prefix of this width (default: the whole vector)")
@@ -31,11 +32,12 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     dataset = Dataset(args.data)
     columns = catalogue_columns(encoder_info(args.encoder))
-    job = plan(args.encoder, dataset, args.content, columns, args.dim, args.dtype, args.batch)
+    job = plan(args.encoder, dataset, args.content, columns, args.dim, args.dtype, args.batch, args.of)
     version, figures = run(job, args.store, args.nproc, args.resume)
     found = {"store": str(args.store), "version": version.number, "content": job.content, "dim": job.dim}
     found |= {"dtype": job.dtype, "encoder": version.meta["encoder"], "fingerprint": version.meta["fingerprint"]}
-    found |= {"coverage": coverage.coverage(dataset, version.present), **figures}
+    found |= {"of": job.of, "vectors": int(version.present.sum()), "rows": len(version.present)}
+    found |= {"coverage": coverage.coverage(dataset, version.present) if job.of == "items" else None, **figures}
     print(text(found, version))
     if args.json:
         write_json(args.json, found)
@@ -44,14 +46,16 @@ def main(argv: list[str]) -> int:
 
 def text(found: dict[str, Any], version: Version) -> str:
     """The figures, readable."""
-    lines = [
-        f"{version.folder}: {found['content']} by {found['encoder']}, {found['dim']} x {found['dtype']}",
-        *coverage.text(found["coverage"]),
-    ]
+    shown = found["content"] if found["of"] == "items" else "queries"
+    lines = [f"{version.folder}: {shown} by {found['encoder']}, {found['dim']} x {found['dtype']}"]
+    if found["coverage"] is None:
+        lines.append(f"coverage: {found['vectors']:,} of {found['rows']:,} queries")
+    else:
+        lines += coverage.text(found["coverage"])
     if found["items_per_second"]:
         lines.append(
-            f"{found['embedded_now']:,} items in {found['seconds']:.1f} s, "
-            f"{found['items_per_second']:.1f} items/s with {found['processes']} process(es)"
+            f"{found['embedded_now']:,} {found['of']} in {found['seconds']:.1f} s, "
+            f"{found['items_per_second']:.1f} {found['of']}/s with {found['processes']} process(es)"
         )
     for problem in found["problems"][:10]:
         lines.append(f"  {problem['items']:,} x {problem['field']} {problem['reason']}: {problem['outcome']}")

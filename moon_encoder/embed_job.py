@@ -21,28 +21,43 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.files import write_json
 from data.progress import Progress
+from data.queries import query_ids
 from features.store import Dtype, Version
 from features.store_writer import StoreWriter
 from moon_encoder.checkpoint import EncoderInfo, encoder_info, load_encoder
-from moon_encoder.embed_parts import Job, here, in_processes, part_file
+from moon_encoder.embed_parts import Job, Subject, here, in_processes, part_file
 from moon_encoder.embedding import Problem, checked_dim
 from moon_encoder.forms import Catalogue, Form
 from moon_encoder.items import readable, require_images
 
 PROBLEMS = "problems.parquet"
+FACTS = {"items": ("content", "columns"), "queries": ("columns",)}  # what else meta.json says of the job
 SCHEMA = {"item": pl.Int64, "field": pl.String, "reason": pl.String, "outcome": pl.String}
 
 
 def plan(
-    encoder: Path, dataset: Dataset, content: Form | None, columns: Catalogue, dim: int | None, dtype: Dtype, batch: int
+    encoder: Path,
+    dataset: Dataset,
+    content: Form | None,
+    columns: Catalogue,
+    dim: int | None,
+    dtype: Dtype,
+    batch: int,
+    of: Subject = "items",
 ) -> Job:
     """Check what is asked for before any work is done.
 
-    Raises InputError for an encoder that is damaged or reads no such content, or has no prefix of `dim`.
+    `of`: items, or what was searched for: a query is shown as it is, a picture or a text, whatever `content` says.
+
+    Raises InputError for an encoder that is damaged or reads no such content, or has no prefix of `dim`, and for
+    queries of a dataset that knows none.
     """
     info, loaded = encoder_info(encoder), load_encoder(encoder)
     form = readable(content, loaded)
-    require_images(dataset, form)
+    if of == "items":
+        require_images(dataset, form)
+    else:
+        query_ids(dataset)
     return Job(
         encoder=str(encoder.resolve()),
         encoder_fingerprint=info.fingerprint,
@@ -53,6 +68,7 @@ def plan(
         dim=checked_dim(loaded, dim),
         dtype=dtype,
         batch=batch,
+        of=of,
     )
 
 
@@ -63,10 +79,10 @@ def run(job: Job, root: Path, processes: int, resume: bool) -> tuple[Version, di
     and `resume` is off, or if no item gets a vector.
     """
     folder, dataset = root / ".embedding", Dataset(job.data)
-    parts = job.parts(dataset.meta["counts"]["items"])
+    parts = job.parts(len(_ids(job, dataset)))
     with _claimed(folder, job, resume):
         todo = [number for number in range(len(parts)) if not part_file(folder, number).is_file()]
-        progress = Progress("embedding", sum(len(parts[number]) for number in todo), "items")
+        progress = Progress("embedding", sum(len(parts[number]) for number in todo), job.of)
         started = time.monotonic()
         work = in_processes if processes > 1 else here
         work(job, folder, todo, processes, progress.add)
@@ -112,7 +128,7 @@ def _claimed(folder: Path, job: Job, resume: bool) -> Iterator[None]:
 
 def _publish(job: Job, root: Path, folder: Path, parts: int, dataset: Dataset) -> tuple[Version, pl.DataFrame]:
     """Put the parts together. Returns the version and the problems, which also lie in it."""
-    info, ids = encoder_info(job.encoder), dataset.items().select("item_id").collect()["item_id"]
+    info, ids = encoder_info(job.encoder), _ids(job, dataset)
     problems: list[Problem] = []
     with StoreWriter(
         root,
@@ -121,9 +137,9 @@ def _publish(job: Job, root: Path, folder: Path, parts: int, dataset: Dataset) -
         job.dtype,
         encoder=encoder_name(info),
         matryoshka=tuple(m for m in info.matryoshka if m < job.dim),
-        dataset_fingerprint=dataset.fingerprint,
+        dataset_fingerprint=dataset.fingerprint if job.of == "items" else None,  # rows of queries are found by id alone
         item_ids=ids,
-        facts={name: getattr(job, name) for name in ("content", "columns")} | {"encoder_path": job.encoder},
+        facts={name: getattr(job, name) for name in FACTS[job.of]} | {"encoder_path": job.encoder, "of": job.of},
     ) as writer:
         vectors = 0
         for number in range(parts):
@@ -133,10 +149,15 @@ def _publish(job: Job, root: Path, folder: Path, parts: int, dataset: Dataset) -
                 problems += [Problem(**fields) for fields in json.loads(str(part["problems"]))]
         table = problem_table(problems, ids)
         if not vectors:
-            reason = f"; item {table['item_id'][0]}: {table['reason'][0]}" if len(table) else ""
-            raise InputError(f"{job.data}: no item got a vector{reason}")
+            reason = f"; {job.of[:-1]} {table['item_id'][0]}: {table['reason'][0]}" if len(table) else ""
+            raise InputError(f"{job.data}: no {job.of[:-1]} got a vector{reason}")
         table.write_parquet(writer.folder / PROBLEMS)
         return writer.publish(), table
+
+
+def _ids(job: Job, dataset: Dataset) -> pl.Series:
+    """Ids of what is embedded, in order of its rows."""
+    return query_ids(dataset) if job.of == "queries" else dataset.items().select("item_id").collect()["item_id"]
 
 
 def encoder_name(info: EncoderInfo) -> str:

@@ -10,7 +10,7 @@ import queue
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,9 +26,11 @@ from moon_encoder.embedding import BATCH, embed
 from moon_encoder.encoder import Encoder
 from moon_encoder.forms import Catalogue, Contents, Form
 from moon_encoder.items import Items
+from moon_encoder.queries import QueryContents
 
 PART = 2048  # items
 POLL_SECONDS = 0.2
+Subject = Literal["items", "queries"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Job:
     dtype: Dtype
     batch: int = BATCH
     part: int = PART
+    of: Subject = "items"
 
     def parts(self, items: int) -> list[range]:
         """Item indices of each part."""
@@ -131,7 +134,9 @@ class Worker:
         dataset = Dataset(job.data)
         if encoder_info(job.encoder).fingerprint != job.encoder_fingerprint:
             raise InputError(f"{job.encoder}: the encoder was replaced meanwhile")
-        self.items = Items(Contents.of(dataset, Catalogue.model_validate(job.columns)), job.content)
+        contents = Contents.of(dataset, Catalogue.model_validate(job.columns))
+        queries = job.of == "queries"
+        self.items = QueryContents(contents, self.encoder.reads) if queries else Items(contents, job.content)
         self.parts = job.parts(len(self.items))
         self.lengths = self.items.text_lengths()
 

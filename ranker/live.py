@@ -32,13 +32,15 @@ class LiveRanker:
     def __init__(self, run: RunFolder, dataset: LiveDataset, ranks: Ranks, learns: bool = False) -> None:
         """`learns`: whether `learn` will be called; the optimizers' state is read as well then.
 
-        Raises InputError if the run was trained on another dataset, or if it cannot go on learning here.
+        Raises InputError if the run was trained on another dataset, reads searches, or cannot go on learning here.
         """
         trained_on = run.meta()["dataset"]["fingerprint"]
         if trained_on != dataset.fingerprint:
             raise InputError(
                 f"{run.root}: trained on dataset {trained_on[:12]}, {dataset.root} is {dataset.fingerprint[:12]}"
             )
+        if run.recipe().features.searches:
+            raise InputError(f"{run.root}: reads earlier searches (features.searches), which a live log does not keep")
         self.run, self.dataset, self.device = run, dataset, ranks.device
         self.model, self._samples = load_ranker(run, dataset, ranks)
         self._counts = {name: _train_totals(dataset, name) for name in COUNTS if name in self._samples.read_columns}
