@@ -56,14 +56,16 @@ def cleaned(
 
 
 def cosines(pairs: Pairs, kind: Kind, shown: Shown) -> np.ndarray:
-    """(n,) cosine of query and item by the encoder as it is."""
-    queries = embed(shown.encoder, len(pairs), lambda r: shown.queries(pairs[r], kind.query, PLAIN))
-    items, place = np.unique(pairs.item, return_inverse=True)
-    vectors = embed(shown.encoder, len(items), lambda r: shown.items(items[r], kind.item))
+    """(n,) cosine of query and item by the encoder as it is; each query and each item is embedded once."""
+    asked = pairs.query_item if pairs.asked_by == "item" else pairs.query.astype(str)
+    _, first, asked_at = np.unique(asked, return_index=True, return_inverse=True)
+    queries = unit(embed(shown.encoder, len(first), lambda r: shown.queries(pairs[first[r]], kind.query, PLAIN)))
+    items, item_at = np.unique(pairs.item, return_inverse=True)
+    vectors = unit(embed(shown.encoder, len(items), lambda r: shown.items(items[r], kind.item)))
     parts = [torch.empty(0)]
     for at in range(0, len(pairs), 4096):
-        rows = slice(at, at + 4096)
-        parts.append((unit(queries[rows]) * unit(vectors[torch.from_numpy(place[rows])])).sum(1))
+        of_query, of_item = (torch.from_numpy(place[at : at + 4096]) for place in (asked_at, item_at))
+        parts.append((queries[of_query] * vectors[of_item]).sum(1))
     return torch.cat(parts).numpy()
 
 
