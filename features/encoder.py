@@ -73,6 +73,21 @@ class FeatureEncoder:
         codebooks = {name: fit_codebooks(v, (sources or {})[name], dataset) for name, v in coded.items()}
         return cls(spec, fitting.vocabularies(), fitting.buckets(), fitting.normalisers(), codebooks)
 
+    @classmethod
+    def grown(cls, before: "FeatureEncoder", dataset: Dataset) -> "FeatureEncoder":
+        """The encoder of the next training, on newer data: vocabularies grow and shrink, all else keeps its meaning.
+
+        Values of at least `min_count` train impressions join; those unseen in `evict_after` trainings in a row go.
+        """
+        fitting = _Fitting(before.spec, dataset)
+        fitting.require_numbers()
+        admitted, seen = fitting.vocabularies(), fitting.vocabularies(min_count=1)
+        vocabularies = {
+            table: own.grown(admitted[table], seen[table].values, before.spec.table(table).evict_after)
+            for table, own in before.vocabularies.items()
+        }
+        return cls(before.spec, vocabularies, before.buckets, before.normalisers, before.codebooks)
+
     def rows(self, table: str) -> int:
         """Rows of an embedding table."""
         if table in self.vocabularies:
@@ -110,6 +125,8 @@ class FeatureEncoder:
         folder.mkdir(parents=True, exist_ok=True)
         for table, vocabulary in self.vocabularies.items():
             np.save(folder / f"vocabulary-{table}.npy", vocabulary.values)
+            if vocabulary.idle is not None:
+                np.save(folder / f"idle-{table}.npy", vocabulary.idle)
         for name, codebooks in self.codebooks.items():
             np.save(folder / f"codes-{name}.npy", codebooks.centroids_LKM)
         (folder / "encoder.json").write_text(json.dumps(self._facts(), indent=1))
@@ -125,7 +142,12 @@ class FeatureEncoder:
             raise InputError(f"{path}: no such file; the run holds no fitted feature encoder")
         facts = json.loads(path.read_text())
         vocabularies = {
-            table: Vocabulary(np.array(open_array(folder / f"vocabulary-{table}.npy")), v["rows"], v["hashed"])
+            table: Vocabulary(
+                np.array(open_array(folder / f"vocabulary-{table}.npy")),
+                v["rows"],
+                v["hashed"],
+                np.array(open_array(path)) if (path := folder / f"idle-{table}.npy").is_file() else None,
+            )
             for table, v in facts["vocabularies"].items()
         }
         spec = FeatureSpec.model_validate(facts["spec"])
@@ -171,8 +193,17 @@ class _Fitting:
         self.schema = set(dataset.meta["sample_columns"])
         self._seen = SeenInTraining(dataset)
 
-    def vocabularies(self) -> dict[str, Vocabulary]:
-        """One per table that holds ids."""
+    def vocabularies(self, min_count: int | None = None) -> dict[str, Vocabulary]:
+        """One per table that holds ids, of the values counted `min_count` times (None: what the table asks for)."""
+        found = {}
+        for table, features in self._counted.items():
+            settings = self.spec.table(table)
+            found[table] = columns.fit_vocabulary(features, min_count or settings.min_count, settings.hash_rows)
+        return found
+
+    @cached_property
+    def _counted(self) -> dict[str, list]:
+        """By table, (feature, distinct values, counts) of every feature of ids."""
         counted: dict[str, list] = {}
         for feature in self.spec.features:
             if isinstance(feature, IdFeature):
@@ -185,11 +216,7 @@ class _Fitting:
         if self.spec.searches:
             table = self.spec.searches.table or SEARCHES_QUERY
             counted.setdefault(table, []).append(self._count_queries(table))
-        found = {}
-        for table, features in counted.items():
-            settings = self.spec.table(table)
-            found[table] = columns.fit_vocabulary(features, settings.min_count, settings.hash_rows)
-        return found
+        return counted
 
     def buckets(self) -> dict[str, Buckets]:
         """One per bucketed feature, under its lookup name."""

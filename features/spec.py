@@ -32,6 +32,11 @@ class Table(Config):
         description="train impressions (and behaviours, where a sequence reads the table) a value needs for a row of "
         "its own; else OOV",
     )
+    evict_after: int | None = Field(
+        None,
+        ge=1,
+        description="moon train --init: trainings in a row without the value after which its row goes; None: never",
+    )
     hash_rows: int | None = Field(
         None, ge=2, description="hash values into this many rows instead of keeping a vocabulary"
     )

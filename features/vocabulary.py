@@ -18,11 +18,13 @@ class Vocabulary:
         values: sorted distinct values with a row of their own (int64 or str array); empty when hashing.
         rows: rows of the table, OOV included.
         hashed: rows come from a hash of the value, not from `values`.
+        idle: of a vocabulary that grew: trainings in a row that did not see each of `values`; None: all were seen.
     """
 
     values: np.ndarray
     rows: int
     hashed: bool = False
+    idle: np.ndarray | None = None
 
     @classmethod
     def fit(cls, values: np.ndarray, counts: np.ndarray, min_count: int) -> "Vocabulary":
@@ -34,6 +36,30 @@ class Vocabulary:
     def hashing(cls, rows: int) -> "Vocabulary":
         """Rows 1..rows-1 by hash; only nulls are OOV."""
         return cls(np.empty(0, np.int64), rows, hashed=True)
+
+    def grown(self, admitted: "Vocabulary", seen: np.ndarray, evict_after: int | None) -> "Vocabulary":
+        """The vocabulary of the next training: the values of `admitted` join, and those go that were not among the
+        `seen` ones in this and the trainings before, `evict_after` in a row (None: none goes).
+
+        Raises InputError where text meets numbers.
+        """
+        if self.hashed:
+            return self
+        if len(self.values) and len(admitted.values) and self.values.dtype.kind != admitted.values.dtype.kind:
+            raise InputError("a vocabulary of text cannot grow by numbers, nor one of numbers by text")
+        idle = np.zeros(len(self.values), np.int64) if self.idle is None else self.idle
+        idle = np.where(np.isin(self.values, seen), 0, idle + 1)
+        kept = np.ones(len(idle), bool) if evict_after is None else idle < evict_after
+        values = np.union1d(self.values[kept], admitted.values)
+        left = np.zeros(len(values), np.int64)
+        left[np.searchsorted(values, self.values[kept])] = idle[kept]
+        return Vocabulary(values, len(values) + 1, idle=left)
+
+    def rows_in(self, before: "Vocabulary") -> np.ndarray:
+        """Row (rows,) int64 that each of our rows had in `before`, -1 where it had none; OOV stays OOV."""
+        found = np.concatenate(([OOV], before.encode(self.values))).astype(np.int64)
+        found[1:][found[1:] == OOV] = -1
+        return found
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Rows (int32) of raw values; same shape. Strings compare as text, numbers as int64."""

@@ -97,7 +97,7 @@ class Checkpoints:
             self._publish(final, final, facts, best)
         else:
             state = {
-                "model": _own(model),
+                "model": own_state(model),
                 "optimizer": optimizer.state_dict(),
                 "rng": {_rng_key(self.ranks): _rng()},
             } | self._of_encoders()
@@ -191,7 +191,7 @@ class Checkpoints:
                 f"({facts['schema'][:12]}, this recipe and dataset give {self.schema[:12]}); "
                 "train in a new --out, or restore the recipe's features and the dataset"
             )
-        state: dict[str, Any] = {"model": _own(model)} | self._of_encoders()
+        state: dict[str, Any] = {"model": own_state(model)} | self._of_encoders()
         if optimizer is not None:
             state["optimizer"] = optimizer.state_dict()
             key = _rng_key(self.ranks)
@@ -245,7 +245,7 @@ def _in_thread(work: Callable[..., None], *arguments: Any) -> Future[None]:
     return future
 
 
-def _own(model: DistributedModelParallel) -> dict[str, Any]:
+def own_state(model: DistributedModelParallel) -> dict[str, Any]:
     """The state that training may have changed: all but tables whose content is a version of a store."""
     stored = stored_prefixes(model)
     return {name: value for name, value in model.state_dict().items() if not name.startswith(stored)}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """values (rows, columns) of a table, that begin at its row `row` and column `column`."""
+    """values (rows, columns), or (rows,) of an optimizer's state, that begin at row `row` and column `column`."""
 
     values: Tensor
     row: int
@@ -17,10 +17,10 @@ class Part(NamedTuple):
 def local_parts(value: Any) -> list[Part]:
     """This rank's parts of a table's entry in a state dict: a ShardedTensor, a DTensor of shards or the whole table."""
     if hasattr(value, "local_shards"):
-        return [Part(shard.tensor, *shard.metadata.shard_offsets) for shard in value.local_shards()]
+        return [Part(shard.tensor, *(*shard.metadata.shard_offsets, 0)[:2]) for shard in value.local_shards()]
     if hasattr(value, "to_local"):
         wrapped = value.to_local()
-        return [Part(t, *o) for t, o in zip(wrapped.local_shards(), wrapped.local_offsets(), strict=True)]
+        return [Part(t, *(*o, 0)[:2]) for t, o in zip(wrapped.local_shards(), wrapped.local_offsets(), strict=True)]
     return [Part(value, 0, 0)]
 
 

@@ -59,9 +59,11 @@ def start_run(
     ranks: Ranks,
     resume: bool,
     encoders: dict[str, str],
+    previous: RunFolder | None = None,
 ) -> bool:
     """Write config.yaml and meta.json, or check that they are of this very run; returns whether it goes on.
 
+    `previous`: the run whose model it starts from.
     `encoders`: digest of the weights that each encoder starts from, by name.
     Raises InputError if the folder is in use and `resume` is off, or if recipe, dataset or encoders differ from the
     run's.
@@ -75,7 +77,8 @@ def start_run(
         return True
     if ranks.first:
         run.root.mkdir(parents=True, exist_ok=True)
-        run.write_meta(_meta(recipe, dataset, sources, ranks) | ({"encoders": encoders} if encoders else {}))
+        more = {"encoders": encoders or None, "previous": str(previous.root.resolve()) if previous else None}
+        run.write_meta(_meta(recipe, dataset, sources, ranks) | {name: value for name, value in more.items() if value})
         run.write_recipe(recipe)
     return False
 

@@ -25,6 +25,7 @@ from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
 from ranker.end_to_end import ItemEncoders, OpenEncoder
 from ranker.evaluate import evaluate, valid_figures
+from ranker.incremental import grown_encoder, take_over
 from ranker.losses import click_loss
 from ranker.make_training import pretrain
 from ranker.metrics import is_better
@@ -51,11 +52,16 @@ class Trainer:
         run: RunFolder,
         ranks: Ranks,
         encoders: ItemEncoders,
+        previous: RunFolder | None = None,
     ) -> None:
+        """`previous`: a run on earlier data to go on from."""
         self.recipe, self.dataset, self.run, self.ranks, self.encoders = recipe, dataset, run, ranks, encoders
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
-        self.encoder = FeatureEncoder.fit(recipe.features, dataset, sources)
+        if previous is None:
+            self.encoder = FeatureEncoder.fit(recipe.features, dataset, sources)
+        else:
+            self.encoder = grown_encoder(previous, recipe, dataset)
         self.samples = SampleEncoder(self.encoder, dataset, sources)
         self.loader = Loader(
             self.samples,
@@ -214,12 +220,14 @@ def train(
     resume: bool = False,
     stores: dict[str, Path] | None = None,
     encoders: Mapping[str, OpenEncoder] | None = None,
+    previous: RunFolder | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into `out`, score valid and test with the best checkpoint; returns the test metrics.
 
     A dataset without test rows is scored on valid alone, and the valid metrics are returned.
     `stores`: representation stores by name; a run reads one version of each, the newest at its start.
     `encoders`: of end_to_end vectors, by name, what gives the module; it ends as in the best checkpoint.
+    `previous`: a run on earlier data whose model this one goes on from.
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
     """
     run = RunFolder(out)
@@ -227,9 +235,13 @@ def train(
     require_both_classes(dataset)
     sources = start_sources(run, recipe, dataset, stores or {}, resume)
     trained = ItemEncoders(encoders or {}, sources, ranks)
-    trainer = Trainer(recipe, dataset, sources, run, ranks, trained)
-    if start_run(run, recipe, dataset, sources, ranks, resume, trained.digests):
-        trainer.resume()
+    if resume and run.is_there():
+        previous = RunFolder(path) if (path := run.meta().get("previous")) else None
+    trainer = Trainer(recipe, dataset, sources, run, ranks, trained, previous)
+    goes_on = start_run(run, recipe, dataset, sources, ranks, resume, trained.digests, previous)
+    if not (goes_on and trainer.resume()) and previous is not None:
+        trainer.optimizers.allocate()
+        take_over(previous, trainer.encoder, trainer.model, trainer.optimizers.all)
     trainer.fit()
     trainer.checkpoints.load("best", trainer.model)
     found: dict[str, Any] = {}

@@ -48,6 +48,7 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
     parser.add_argument(
         "--max-restarts", type=int, default=0, help="start all processes again this often when one of them dies"
     )
+    parser.add_argument("--init", type=Path, metavar="RUN", help="go on from the model of a run on earlier data")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
     parser.add_argument("--json", type=Path, help="write the test figures here as well")
     args = parser.parse_args(argv)
@@ -73,10 +74,11 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
         return module
 
     openers = {name: partial(open_encoder, folder) for name, folder in folders.items()}
+    previous = RunFolder(args.init) if args.init else None
     with process_group() as ranks:
         try:
             with naming_a_full_disk(args.out):
-                found = train(recipe, dataset, args.out, ranks, args.resume or restarted(), stores, openers)
+                found = train(recipe, dataset, args.out, ranks, args.resume or restarted(), stores, openers, previous)
                 if opened and ranks.first:
                     save_encoders(opened, room, RunFolder(args.out))
         except Interrupted as stop:
