@@ -74,7 +74,8 @@ class AskedBefore:
 def recorded_searches(dataset: Dataset, frame: pl.DataFrame) -> pl.Series:
     """All searches before each sample as a request brings them: lists of ids, oldest first."""
     asked = AskedBefore(dataset, dataset.meta["counts"]["searches"])
-    found = asked.before(*(frame[name].to_numpy().astype(np.int64) for name in ("user", "ts")), None)
+    user, ts = (frame[name].to_numpy().astype(np.int64) for name in ("user", "ts"))
+    found = asked.before(user, ts, None)
     ids = asked.queries.ids.gather(found.values)
     assert found.offsets is not None
     parts = [ids[int(a) : int(b)] for a, b in zip(found.offsets[:-1], found.offsets[1:], strict=True)]

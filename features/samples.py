@@ -124,10 +124,12 @@ class SampleEncoder:
             window.codes[SEARCHES] = self.asked.before(user, window.ts, given)
         return window
 
-    def _per(self, feature: DenseFeature, frame: pl.DataFrame, window: Window) -> np.ndarray | None:
+    def _per(
+        self, feature: DenseFeature, frame: pl.DataFrame | dict[str, pl.Series], window: Window
+    ) -> np.ndarray | None:
         return None if feature.per is None else self._numbers(feature.per, frame, window)
 
-    def _numbers(self, column: str, frame: pl.DataFrame, window: Window) -> np.ndarray:
+    def _numbers(self, column: str, frame: pl.DataFrame | dict[str, pl.Series], window: Window) -> np.ndarray:
         if column in self._histories:
             return self._histories[column].counts(window.history_row, window.history_end).astype(np.float64)
         entity = entity_of(column)

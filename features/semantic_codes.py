@@ -68,8 +68,8 @@ def _fit_level(batches: Iterator[np.ndarray], size: int, seed: int) -> np.ndarra
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
-    means = MiniBatchKMeans(size, random_state=seed, n_init=1, batch_size=BATCH)
+    means = MiniBatchKMeans(size, random_state=seed, n_init=1, batch_size=BATCH)  # pyright: ignore[reportArgumentType]
     with threadpool_limits(1):  # the order of sums, and so the last bits, would depend on the threads
         for batch in batches:
             means.partial_fit(batch.astype(np.float32))
-    return means.cluster_centers_.astype(np.float32)
+    return np.asarray(means.cluster_centers_, np.float32)

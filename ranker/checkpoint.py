@@ -138,7 +138,7 @@ class Checkpoints:
         try:
             with naming_a_full_disk(part):
                 try:
-                    dcp.save(state, checkpoint_id=part, process_group=self._group)
+                    dcp.save(state, checkpoint_id=part, process_group=self._group)  # pyright: ignore[reportArgumentType]
                 except dcp.api.CheckpointException as error:  # a BaseException, that nobody above would catch
                     raise RuntimeError(f"{part}: not written: {' '.join(str(error).split())[-200:]}") from error
         except BaseException:

@@ -35,7 +35,8 @@ def waterfall(
         return _draw(measure, start, steps, form, level, width)
 
     wide, narrow = drawn(draw, full)
-    at, rows = start[1], [(start[0], None, None, None, start[1])]
+    at = start[1]
+    rows: list[tuple[str, float | None, float | None, float | None, float]] = [(start[0], None, None, None, at)]
     for step in steps:
         at += step.gain
         rows.append((step.name, step.gain, step.low, step.high, at))

@@ -49,7 +49,9 @@ def coverage(world: World, users: int, replays: int) -> dict[str, float]:
         market = world.market.model_copy(update={"users": users, "seed": FIRST_SEED + replay})
         items = make_items(market)
         fresh = replace(world, market=market, items=items, slices={"all": np.ones(len(items), bool)})
-        test = LiftConfig(logs=world.logs, data=world.dataset.root, arms={}, control="oracle", days=1, aa_replays=0)
+        test = LiftConfig(  # pyright: ignore[reportCallIssue]
+            logs=world.logs, data=world.dataset.root, arms={}, control="oracle", days=1, aa_replays=0
+        )
         sums = play(fresh, test, Oracle(fresh), f"replay {replay}").sums[0].sum(1)
         covered.append([split_lift(sums, sums, metric, replay)[0].covers_zero for metric in AA_METRICS])
     return dict(zip(AA_METRICS, np.mean(covered, 0).tolist(), strict=True))

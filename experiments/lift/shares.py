@@ -143,7 +143,7 @@ def _world(config: SharesConfig, share: float, seed: int, out: Path, ranks: Rank
         if not grid.finished(one):
             train(one.recipe, dataset, grid.folder(one).root, ranks, resume=True, stores=one.stores)
     runs = {one.recipe.name: grid.folder(one) for one in cells}
-    test = LiftConfig(
+    test = LiftConfig(  # pyright: ignore[reportCallIssue]
         logs=logs,
         data=data,
         arms={name: RankerArm(run=run.root) for name, run in runs.items()},

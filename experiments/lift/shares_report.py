@@ -38,7 +38,7 @@ def gather(shares: Sequence[float], arms: Sequence[str], worlds: Worlds) -> dict
             row[part] = None if None in offline else dict(zip(names, offline, strict=True))
         gauc = [world["arms"][arm]["offline"]["all"]["gauc"] for arm in names]
         row["online"] = dict(zip(names, np.expm1(online).tolist(), strict=True))
-        row["tau"] = float(stats.kendalltau(gauc, online).statistic)
+        row["tau"] = float(stats.kendalltau(gauc, online)[0])  # pyright: ignore[reportArgumentType]
         found["agreement"].append(row)
     return found
 

@@ -194,7 +194,8 @@ def _pm(value: dict[str, Any]) -> str:
 def _levels_plots(found: Rankers) -> list[Plot]:
     plots = []
     for metric, title in (("auc", "AUC"), ("gauc", "GAUC")):
-        rows = [Estimate(name, **level[metric]) for name, level in found.levels.items()]
+        levels = {name: level[metric] for name, level in found.levels.items()}
+        rows = [Estimate(name, at["value"], at["low"], at["high"]) for name, at in levels.items()]
         plots.append(intervals(metric, title, f"{title}, {found.split}", rows, base=None))
     return plots
 

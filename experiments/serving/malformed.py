@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2
 
 from experiments.serving.load import http_message
 from ranker.exporting.recorded import tensors_of
 from ranker.serving.signature import Signature
+
+pb: Any = service_pb2  # its messages are made when it is imported
 
 WILD = [None, True, -1, 0, 1.5, 2**63, -(2**63) - 1, 2**200, "", "x", "\0", "ü" * 5000, [], [[]], {}, {"a": 1}, "NaN"]
 HUGE = 5 << 20  # bytes

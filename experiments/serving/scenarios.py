@@ -52,7 +52,9 @@ def load(bench: Bench, concurrencies: list[int], seconds: float) -> dict[str, An
     """Closed loops of several sizes."""
     server = ServerProcess(bench.package)
     asyncio.run(closed_loop(bench.target(server), 4, min(3.0, seconds)))
-    found = {str(c): asyncio.run(closed_loop(bench.target(server), c, seconds)).facts() for c in concurrencies}
+    found: dict[str, Any] = {
+        str(c): asyncio.run(closed_loop(bench.target(server), c, seconds)).facts() for c in concurrencies
+    }
     found["exit_status"] = server.stop()
     return found
 

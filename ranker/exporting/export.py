@@ -113,7 +113,9 @@ def _vector_facts(samples: SampleEncoder, trained: dict[str, str]) -> dict[str, 
     """`trained`: encoders that the run trained, by name of the vectors; items that come later need vectors of those."""
     return {
         name: VectorFacts(
-            encoder=trained.get(name, source.version.meta["encoder"]), dim=source.dim, table=not is_stored(source.spec)
+            encoder=trained[name] if name in trained else source.version.meta["encoder"],
+            dim=source.dim,
+            table=not is_stored(source.spec),
         )
         for name, source in samples.vectors.items()
     }

@@ -14,14 +14,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import model_config_pb2
 
 from data.errors import InputError
 from data.files import write_text
 from ranker.serving.package import Package, open_package
 
+pb: Any = model_config_pb2  # its messages are made when it is imported
 TYPES = {"INT64": pb.TYPE_INT64, "FP64": pb.TYPE_FP64, "BYTES": pb.TYPE_STRING, "BOOL": pb.TYPE_BOOL}
 MODEL = '''"""Triton calls this file; what it does is in the package moon-ranker, to be installed beside Triton."""
 
@@ -63,8 +65,8 @@ def publish(version: Path, repository: Path) -> Path:
     return model / str(number)
 
 
-def config(package: Package) -> pb.ModelConfig:
-    """The model's configuration: the tensors of a request as in the Open Inference Protocol, one request a batch."""
+def config(package: Package) -> Any:
+    """The model's configuration, a ModelConfig: the tensors of a request as in the Open Inference Protocol, one request a batch."""
     one = {"one": [1]}
     return pb.ModelConfig(
         name=package.name,

@@ -32,7 +32,7 @@ class Given(NamedTuple):
 
     def detached(self) -> "Given":
         """The same without their graph."""
-        return Given(*(value.detach() if isinstance(value, Tensor) else value for value in self))
+        return Given._make(value if value is None else value.detach() for value in self)
 
     @property
     def dtype(self) -> torch.dtype:

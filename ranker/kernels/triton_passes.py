@@ -5,6 +5,8 @@ Gimelshein, arXiv 1805.02867): the running sum is rescaled when a larger exponen
 of the codes are added atomically, so their last bits depend on the order of the additions.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +25,8 @@ def forward(given: Given) -> Forward:
     cosines, weights = torch.empty(n, **like), torch.empty(n, **like)
     counts, interest, top, total = (torch.empty(size, **like) for size in ((b, TIERS), (b, m), (b,), (b,)))
     if b:
-        _forward[(b,)](
+        launch: Any = _forward[(b,)]  # its shapes by name are what the kernel is compiled for
+        launch(
             *_pointers(given), cosines, counts, interest, top, total, m,
             SIGMOID=given.threshold is not None, SCALED=given.scale is not None, EPS=EPS,
             LEVELS=LEVELS, TIERS=TIERS, COUNTERS=COUNTERS, BLOCK_N=BLOCK_N, BLOCK_M=triton.next_power_of_2(m),
@@ -45,7 +48,8 @@ def backward(given: Given, done: Forward, upstream: Upstream, wants_codes: bool)
     to_u = torch.empty_like(done.cosines)
     codes = torch.zeros_like(given.codes, dtype=torch.float32) if wants_codes else None
     if b:
-        _backward[(b,)](
+        launch: Any = _backward[(b,)]
+        launch(
             *_pointers(given), done.cosines, done.weights, upstream.cosines.contiguous(),
             upstream.weights.contiguous(), upstream.interest.contiguous(), query if mean is None else mean, to_u,
             query, query if codes is None else codes, m,

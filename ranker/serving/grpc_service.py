@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2
 
 from data.errors import InputError
 from ranker.serving.batcher import Busy
@@ -15,6 +15,7 @@ from ranker.serving.inference import LONGEST_ID, OUTPUT, Inference, NotFound, me
 from ranker.serving.model import Model
 from ranker.serving.tensors import from_bytes, from_values, size_of
 
+pb: Any = service_pb2  # its messages are made when it is imported
 SERVICE = "inference.GRPCInferenceService"
 CONTENTS = {"BOOL": "bool_contents", "BYTES": "bytes_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
             "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
