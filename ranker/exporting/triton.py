@@ -66,7 +66,7 @@ def publish(version: Path, repository: Path) -> Path:
 
 
 def config(package: Package) -> Any:
-    """The model's configuration, a ModelConfig: the tensors of a request as in the Open Inference Protocol, one request a batch."""
+    """A ModelConfig: the tensors of a request as in the Open Inference Protocol, one request a batch."""
     one = {"one": [1]}
     return pb.ModelConfig(
         name=package.name,
