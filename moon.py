@@ -31,7 +31,7 @@ COMMANDS = {
     "study lift": ("experiments.lift.shares:main", "the lift of vectors against the share that content explains"),
     "report": ("experiments.report.command:main", "runs, studies, lifts, encoders, stores -> one HTML page"),
     "bench": ("experiments.bench:main", "measured speed"),
-    "demo": ("experiments.demo:main", "simulate a small log, train two rankers and compare them"),
+    "demo": ("experiments.demo:main", "all of it on a simulated marketplace, ending in a report"),
 }
 
 WITHOUT_TORCH = ("prepare", "inspect")

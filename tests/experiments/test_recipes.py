@@ -9,14 +9,11 @@ import yaml
 
 import moon
 from data.config import load_config
-from data.marketplace.config import Market
-from data.marketplace.simulate import simulate
 from ranker.config import Recipe
 
 ROOT = Path(__file__).parents[2] / "experiments"
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 RESULTS = json.loads((ROOT / "results" / "movielens_recipes.json").read_text())["recipes"]
-LITTLE = Market(days=6, later_days=0, items=200, users=150, sessions_per_day=250, image_size=32)
 RANKERS = [path for path in CONFIGS if "features" in yaml.safe_load(path.read_text())]
 
 
@@ -31,17 +28,6 @@ def test_a_recipe_of_movielens_trains(name, small, tmp_path):
     words = ["train", str(ROOT / "configs" / f"{name}.yaml"), "--data", str(small), "--out", str(tmp_path / "run")]
     assert moon.main([*words, "--set", "train.batch_size=128", "--json", str(tmp_path / "m.json")]) == 0
     assert 0.5 < json.loads((tmp_path / "m.json").read_text())["auc"] < 1
-
-
-def test_the_demo_takes_the_logs_that_are_there_and_compares_its_recipes(tmp_path, capfd):
-    simulate(LITTLE, tmp_path / "logs")
-    assert moon.main(["demo", "--out", str(tmp_path), "--json", str(tmp_path / "compare.json")]) == 0
-    compared = json.loads((tmp_path / "compare.json").read_text())["recipes"]
-    assert set(compared) == {"marketplace_dcnv2", "marketplace_din"}
-    for recipe in compared:
-        found = json.loads((tmp_path / "runs" / recipe / "metrics.json").read_text())
-        assert found["rows"] > 500 and 0.5 < found["auc"] < 1
-    assert "marketplace_din minus marketplace_dcnv2" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("page", [ROOT / "configs" / "README.md", ROOT.parent / "README.md"], ids=["recipes", "front"])
