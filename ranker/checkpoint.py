@@ -210,7 +210,8 @@ class Checkpoints:
             for saved in state.get("rng", {}).values():
                 _restore_rng(saved)
         progress = Progress(**facts["progress"])
-        progress.batch = progress.batch * facts["global_batch"] // self.global_batch  # rows done, in our batches
+        then = facts.get("global_batch", self.global_batch * facts["world_size"] // self.ranks.world_size)
+        progress.batch = progress.batch * then // self.global_batch  # rows done, in our batches
         return progress
 
     def _of_encoders(self) -> dict[str, Any]:
@@ -220,7 +221,7 @@ class Checkpoints:
         """What state.json says, once every file is as long as it says."""
         try:
             facts = json.loads((folder / STATE).read_text())
-            for name, size in facts["files"].items():
+            for name, size in facts.get("files", {}).items():  # checkpoints of before knew neither sizes nor batch
                 if (found := (folder / name).stat().st_size) != size:
                     raise Damaged(f"{folder / name}: {found:,} of {size:,} bytes, the checkpoint is damaged")
         except (OSError, ValueError, KeyError) as error:
