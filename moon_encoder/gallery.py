@@ -36,17 +36,18 @@ def _section(examples: Examples, figures: dict[str, Any]) -> str:
     contents = examples.contents
     kinds = sorted({_category(contents, e.example) for e in (*examples.hardest, *examples.drawn)})
     options = "".join(f"<option>{html.escape(kind)}</option>" for kind in kinds)
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in figures["notes"])
     rows = _figures(figures)
     groups = ""
     for name, told, group in (
-        ("Hardest", "the queries whose right item stands lowest", examples.hardest),
+        ("Hardest", "the right item has a vector and stands lowest", examples.hardest),
         ("Drawn by chance", "what is usual", examples.drawn),
     ):
-        cards = "".join(_card(task, contents, e) for e in group)
+        cards = "".join(_card(task, contents, e, figures["gallery"]) for e in group)
         groups += f'<h3>{name} <small>{told}, hardest first</small></h3><div class="cards">{cards}</div>'
     return (
         f'<section id="{task.name}"><h2>{task.name}</h2>'
-        f"<p>{figures['queries']:,} queries, gallery of {figures['gallery']:,} items</p>{rows}"
+        f"<p>{figures['queries']:,} queries, gallery of {figures['gallery']:,} items</p>{rows}{notes}"
         f'<p class="filter"><label>Category <select><option value="">all</option>{options}</select></label>'
         f'<label><input type="checkbox"> first neighbour wrong</label></p>{groups}</section>'
     )
@@ -59,6 +60,8 @@ def _figures(figures: dict[str, Any]) -> str:
     head += "<th>baseline</th><th>difference</th><th>95 % interval</th>" if paired else ""
     rows = ""
     for name in figures["figures"]:
+        if name.startswith("precision") and name != "precision@10":
+            continue  # as in the command's own table; the JSON has them all
         rows += f"<tr><th scope=row>{name}</th>{_cells(figures[name])}"
         if paired:
             rows += f"<td>{figures['baseline'][name]['value']:.4f}</td>{_cells(figures['difference'][name], '+')}"
@@ -70,12 +73,12 @@ def _cells(figure: dict[str, float], sign: str = "") -> str:
     return f"<td>{figure['value']:{sign}.4f}</td><td>{figure['low']:{sign}.4f} to {figure['high']:{sign}.4f}</td>"
 
 
-def _card(task: Task, contents: Contents, example: Example) -> str:
+def _card(task: Task, contents: Contents, example: Example, gallery: int) -> str:
     """One query: itself, its right item, its neighbours."""
-    rank = f"right item at rank {example.first:,}" if example.first else "right item has no vector"
+    rank = f"right item at rank {example.first:,} of {gallery:,}" if example.first else "right item has no vector"
     wrong = "" if example.right[:1] == [True] else " data-wrong"
     query = _query(task, contents, example.query)
-    target = _item(contents, example.example, "right item", example.example_cosine, "target")
+    target = _item(contents, example.example, "right", example.example_cosine, "target")
     near = "".join(
         _item(contents, item, f"{place}.", cosine, "yes" if right else "no")
         for place, (item, cosine, right) in enumerate(zip(example.near, example.cosines, example.right, strict=True), 1)
@@ -99,11 +102,13 @@ def _query(task: Task, contents: Contents, query: int) -> str:
 
 
 def _item(contents: Contents, item: int, label: str, cosine: float | None, kind: str) -> str:
-    mark = {"yes": '<i aria-hidden="true">✓</i> right', "no": '<i aria-hidden="true">✗</i> wrong'}.get(kind, "")
+    word = {"yes": "right", "no": "wrong"}.get(kind, "")
+    mark = word and f'<i aria-hidden="true">{"✓" if kind == "yes" else "✗"}</i><em>{word}</em>'
     shown = "" if cosine is None or cosine != cosine else f"{cosine:.3f}"
     title = html.escape(str(contents.titles[item]) or f"item {item}")
     try:
-        image = _picture(contents.item_image(item), title) if contents.image_keys[item] else ""
+        there = bool(contents.image_keys[item])
+        image = _picture(contents.item_image(item), title) if there else '<span class="none">no picture</span>'
     except InputError:
         image = '<span class="none">picture unreadable</span>'
     return (

@@ -5,9 +5,9 @@ PAGE = """<!doctype html>
 <title>Recall: @title@</title>
 <style>
 :root{color-scheme:light dark;--bg:#fafaf8;--card:#fff;--ink:#1c1c1a;--soft:#66665f;--line:#deded6;--yes:#0a6b3d;
---yesbg:#e3f4ea;--no:#a32020;--nobg:#fbe9e7;--focus:#2457c5}
+--yesbg:#e3f4ea;--no:#a32020;--focus:#2457c5}
 @media (prefers-color-scheme:dark){:root{--bg:#151614;--card:#1f211e;--ink:#ecece6;--soft:#a3a39a;--line:#393b36;
---yes:#7ddba5;--yesbg:#14301f;--no:#ff9c92;--nobg:#3a1d1a;--focus:#8fb2ff}}
+--yes:#7ddba5;--yesbg:#14301f;--no:#ff9c92;--focus:#8fb2ff}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1240px;padding:1.2rem 1rem 4rem;background:var(--bg);color:var(--ink);
 font:15px/1.45 system-ui,sans-serif}
@@ -26,20 +26,25 @@ article:focus-visible,a:focus-visible,select:focus-visible,input:focus-visible{o
 outline-offset:2px}
 article header{display:flex;justify-content:space-between;gap:1rem;font-weight:600;margin-bottom:.4rem}
 article header span{color:var(--soft);font-weight:400}
-.row,.pair,.near{display:flex;gap:.6rem}.pair{padding-right:.8rem;border-right:1px solid var(--line);flex:none}
-.near{overflow-x:auto;padding-bottom:.3rem}
-figure{margin:0;width:124px;flex:none;padding:4px;border:2px solid transparent;border-radius:8px}
-figcaption{display:flex;gap:.35em;font-size:.78rem;white-space:nowrap;align-items:baseline}
+.row,.pair{display:flex;gap:.5rem;align-items:start}
+.pair{padding-right:.6rem;border-right:1px solid var(--line);flex:none;width:252px}
+.near{display:grid;grid-template-columns:repeat(8,minmax(0,1fr));gap:.4rem;flex:1;align-items:start}
+figure{margin:0;min-width:0;padding:4px;border:2px solid transparent;border-radius:8px}.pair figure{width:122px}
+figcaption{display:flex;gap:.3em;font-size:.78rem;white-space:nowrap;align-items:baseline}
 figcaption span{margin-left:auto;font-variant-numeric:tabular-nums;color:var(--soft)}
-figcaption i{font-style:normal;font-weight:700}
-.yes{border-color:var(--yes);background:var(--yesbg)}.yes figcaption{color:var(--yes)}
-.no{border:2px dashed var(--no);background:var(--nobg)}.no figcaption{color:var(--no)}
+figcaption i{font-style:normal;font-weight:700}figcaption em{position:absolute;width:1px;height:1px;overflow:hidden;
+clip-path:inset(50%)}
+.yes{border-color:var(--yes);background:var(--yesbg)}.yes i{color:var(--yes)}
+.no{border:2px solid var(--line)}.no i{color:var(--no)}.target{border:2px dashed var(--yes)}
 img{display:block;margin:2px auto;max-width:100%;height:auto;border-radius:4px}
 .title{display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden;font-size:.75rem;
 overflow-wrap:anywhere}
-.query .title{-webkit-line-clamp:6;font-size:.9rem}.none{font-size:.75rem;color:var(--soft)}[hidden]{display:none}
-@media (max-width:700px){.row{flex-direction:column}.pair{border-right:0;border-bottom:1px solid var(--line);
-padding:0 0 .5rem}nav span{display:none}figure{width:104px}}
+.query .title{-webkit-line-clamp:4}.query .title:only-of-type{font-size:.85rem}[hidden]{display:none}
+.none{display:grid;place-items:center;min-height:5.5rem;margin:2px 0;border:1px dashed var(--line);border-radius:4px;
+font-size:.75rem;color:var(--soft)}
+@media (max-width:900px){.row{flex-direction:column}.pair{width:auto;border-right:0;padding:0 0 .5rem;
+border-bottom:1px solid var(--line)}.near{grid-template-columns:repeat(auto-fill,minmax(84px,1fr))}
+nav span{display:none}th,td{padding-right:.6rem;font-size:.85rem}}
 </style></head><body>
 <h1>@title@</h1><p>@facts@</p>
 <nav aria-label="Tasks">@links@<span>j and k move from query to query</span></nav>

@@ -42,9 +42,9 @@ class Examples:
 
 
 def _chosen(first: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The hardest queries, and some drawn by chance; both hardest first."""
+    """The hardest queries among those whose right item has a vector, and some of all drawn by chance; hardest first."""
     depth = np.where(first == 0, size + 1, first)
-    hardest = np.argsort(-depth, kind="stable")[:SHOWN_HARDEST]
+    hardest = np.argsort(-first, kind="stable")[: min(SHOWN_HARDEST, int((first > 0).sum()))]
     drawn = np.random.default_rng(1).permutation(len(first))[:SHOWN_DRAWN]
     return hardest, drawn[np.argsort(-depth[drawn], kind="stable")]
 

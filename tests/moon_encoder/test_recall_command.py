@@ -213,7 +213,7 @@ def test_the_page_shows_queries_hardest_first_with_marks_and_needs_no_network(da
     assert not any(f"@{name}@" in page for name in ("title", "facts", "links", "sections"))
     assert page.count("<section ") == len(found["tasks"]) - 1  # next-item has no queries to look at
     first = page.split('id="image-search"')[1].split("</section>")[0].split("Drawn by chance")[0]
-    ranks = [int(part.split("<")[0].replace(",", "")) for part in first.split("right item at rank ")[1:]]
+    ranks = [int(part.split(" of ")[0].replace(",", "")) for part in first.split("right item at rank ")[1:]]
     assert len(ranks) == WITH_QUERY and ranks == sorted(ranks, reverse=True)
     hits = found["tasks"]["image-search"]["hr@1"]["value"] * WITH_QUERY
     assert first.count("data-wrong") == round(WITH_QUERY - hits) and first.count("<article") == WITH_QUERY
