@@ -15,7 +15,6 @@ from ranker.item_vectors import Content
 from ranker.jagged import gathered_sum
 
 CHUNK = 8192  # pairs gathered at a time where there is no fused kernel
-DENSE = 8  # cells of a matrix product that cost no more than one gathered pair
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
 
 
@@ -37,18 +36,8 @@ def cosines(sequence: SequenceBatch, content: Content, query_BM: Tensor, query_p
 def pair_dots(items_UM: Tensor, query_BM: Tensor, sequence: SequenceBatch) -> Tensor:
     """`items[item[n]] . query[row[n]]` of every behaviour n, (N,)."""
     if torch.compiler.is_exporting():
-        few = query_BM.size(0) * items_UM.size(0) <= DENSE * sequence.row.size(0)
-        return torch.cond(few, _by_product, _by_pairs, (items_UM, query_BM, sequence.item, sequence.row))
+        return (items_UM.index_select(0, sequence.item) * query_BM.index_select(0, sequence.row)).sum(1)
     return _PairDots.apply(items_UM, query_BM, sequence.item, sequence.row, sequence.lengths)  # pyright: ignore
-
-
-def _by_product(items: Tensor, query: Tensor, item: Tensor, row: Tensor) -> Tensor:
-    """The pairs' entries of the whole product: the candidates of one request share their behaviours."""
-    return (query @ items.t()).reshape(-1).index_select(0, row * items.size(0) + item)
-
-
-def _by_pairs(items: Tensor, query: Tensor, item: Tensor, row: Tensor) -> Tensor:
-    return (items.index_select(0, item) * query.index_select(0, row)).sum(1)
 
 
 class _PairDots(torch.autograd.Function):

@@ -22,7 +22,7 @@ from ranker.serving.model import Model
 
 PARTS = ("latency", "load", "overload", "soak", "restart", "swap")
 RESTARTS = 3
-STEADY = 0.6  # of the capacity: the rate of the soak and of the swaps
+STEADY = 0.5  # of the capacity: the rate of the soak and of the swaps
 REQUESTS = 64  # distinct ones
 
 

@@ -16,6 +16,7 @@ from ranker.serving.model import Model
 from ranker.serving.package import current_version, point
 from ranker.serving.requests import request_of, requests_of
 
+PATIENT = ("--longest-wait-ms", "1000")  # requests wait, none is refused
 TOLERANCE = 1e-5  # of a score, between runs of one version
 WATCH_SECONDS = 2.0
 
@@ -49,8 +50,8 @@ def scores_of(model: Model, requests: list[dict]) -> list[np.ndarray]:
 
 
 def load(bench: Bench, concurrencies: list[int], seconds: float) -> dict[str, Any]:
-    """Closed loops of several sizes."""
-    server = ServerProcess(bench.package)
+    """Closed loops of several sizes; the server lets them wait."""
+    server = ServerProcess(bench.package, *PATIENT)
     asyncio.run(closed_loop(bench.target(server), 4, min(3.0, seconds)))
     found: dict[str, Any] = {
         str(c): asyncio.run(closed_loop(bench.target(server), c, seconds)).facts() for c in concurrencies
@@ -74,7 +75,7 @@ def overload(bench: Bench, capacity: float, times: float, seconds: float) -> dic
 
 def soak(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
     """A long time at a steady rate; the resident set is looked at throughout, the first tenth apart."""
-    server = ServerProcess(bench.package)
+    server = ServerProcess(bench.package, *PATIENT)
     resident: list[int] = []
 
     async def watched() -> Any:
@@ -116,7 +117,7 @@ async def _killed_under_load(bench: Bench, server: ServerProcess) -> None:
 
 def swap(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
     """Two versions take turns under load, every two seconds."""
-    server = ServerProcess(bench.package, "--poll-s", "0.2")
+    server = ServerProcess(bench.package, *PATIENT, "--poll-s", "0.2")
     names = ["v00000001", "v00000002"]
     versions: dict[str, int] = {}
 

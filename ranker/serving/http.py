@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.errors import InputError
 from ranker.serving.batcher import Answer, Busy
@@ -35,7 +36,7 @@ class TooSlow(InputError):
     """The body did not arrive in time."""
 
 
-def application(inference: Inference) -> Starlette:
+def application(inference: Inference) -> ASGIApp:
     """The ASGI application."""
 
     async def live(_: Request) -> Response:
@@ -59,7 +60,6 @@ def application(inference: Inference) -> Starlette:
 
     async def infer(request: Request) -> Response:
         model = _model(request)
-        inference.batcher.admit()  # before the body is read: refusing must cost little
         body = await _body(request, inference.limits.body)
         head, tensors, wanted, binary = _parsed(request, body)
         answer = await inference.score("http", model, tensors, wanted)
@@ -90,7 +90,18 @@ def application(inference: Inference) -> Starlette:
         assert isinstance(error, HTTPException)
         return _json({"error": f"{request.method} {request.url.path[:80]}: {error.detail}"}, error.status_code)
 
-    return Starlette(routes=routes, exception_handlers={HTTPException: unknown})
+    inner = Starlette(routes=routes, exception_handlers={HTTPException: unknown})
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/infer"):
+            try:
+                inference.batcher.admit()  # before anything is read or looked up: refusing must cost little
+            except Busy as error:
+                await _refused(inference, error)(scope, receive, send)
+                return
+        await inner(scope, receive, send)
+
+    return outer
 
 
 def _refused(inference: Inference, error: Exception) -> Response:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch._inductor.package import load_package
 
 from data.errors import InputError
+from ranker.serving.compiled import Compiled, can_call
 
 Runtime = Literal["aoti", "program", "onnx"]
 Run = Callable[[dict[str, Tensor]], Tensor]
@@ -27,6 +28,8 @@ def load_runtime(folder: Path, runtime: Runtime, device: torch.device, runners: 
         raise InputError(
             f"{path}: no such format in this package; it has: {', '.join(there) or 'none for this device'}"
         )
+    if runtime == "aoti" and device.type == "cpu" and can_call(path):
+        return Compiled(path, runners)
     if runtime == "aoti":
         return _on(device, load_package(str(path), num_runners=runners))
     if runtime == "program":

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="cpu", help="where the computed part runs: cpu or cuda")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that score")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="longest that a request waits for company")
-    parser.add_argument("--longest-wait-ms", type=float, default=200.0, help="work in line beyond which 429 is given")
+    parser.add_argument("--longest-wait-ms", type=float, default=100.0, help="work in line beyond which 429 is given")
     parser.add_argument("--batch", type=int, default=2_000, help="candidates scored together at most")
     parser.add_argument("--poll-s", type=float, default=1.0, help="between looks for new versions")
     parser.add_argument("--most-bytes", type=int, default=4 << 20, help="of a request")
