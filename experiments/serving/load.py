@@ -133,8 +133,19 @@ class Connection:
     async def ask(self, message: bytes, end: bool = False) -> tuple[int, dict[str, str], bytes]:
         """(status, header, body) of the answer; `end`: nothing will follow the message.
 
-        Raises OSError or IncompleteReadError if the connection breaks.
+        A kept connection that the server has closed meanwhile is opened again, as any HTTP client does. Raises OSError
+        or IncompleteReadError if the connection breaks.
         """
+        kept = self._streams is not None
+        try:
+            return await self._asked(message, end)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            self.close()
+            if not kept or getattr(error, "partial", b""):
+                raise
+        return await self._asked(message, end)
+
+    async def _asked(self, message: bytes, end: bool) -> tuple[int, dict[str, str], bytes]:
         if self._streams is None:
             self._streams = await asyncio.open_connection(self.target.host, self.target.port)
         reader, writer = self._streams

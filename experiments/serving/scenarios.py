@@ -91,7 +91,13 @@ def soak(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
 
     found = asyncio.run(watched()).facts() | {"rate_per_second": rate, "seconds": seconds}
     after = resident[max(1, len(resident) // 10) :]
-    found["resident_mib"] = {"after_a_tenth": after[0] / 2**20, "largest": max(after) / 2**20, "end": after[-1] / 2**20}
+    tenths = [after[i * (len(after) - 1) // 9] / 2**20 for i in range(10)]
+    found["resident_mib"] = {
+        "after_a_tenth": tenths[0],
+        "largest": max(after) / 2**20,
+        "end": tenths[-1],
+        "all": tenths,
+    }
     found["exit_status"] = server.stop()
     return found
 
