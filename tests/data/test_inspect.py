@@ -139,7 +139,9 @@ def test_figures_of_a_run(small, tmp_path, capsys):
 def test_a_path_of_no_kind_is_one_line(tmp_path, path, capsys):
     assert moon.main(["inspect", str(tmp_path / path)]) == 2
     told = capsys.readouterr().err
-    kinds = "neither a prepared dataset (dataset.json), nor a store (v00000001/meta.json), nor a run (config.yaml)"
-    kinds += ", nor an exported model (current/package.json)"
+    kinds = (
+        "neither a prepared dataset (dataset.json), nor a store (v00000001/meta.json), nor an encoder (encoder.json), "
+        "nor a run (config.yaml), nor an exported model (current/package.json)"
+    )
     message = f"moon inspect: {tmp_path / path}: {kinds}\n"
     assert told == message and Path(tmp_path).is_dir()
