@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from data.config import Config
-from features.spec import VectorMode
+
+StudyMode = Literal["frozen", "projected", "finetuned"]  # end_to_end needs an encoder a cell: moon train --encoder
 
 
 class Mechanism(Config):
@@ -23,7 +24,7 @@ class Block(Config):
     """A product of mechanisms, modes and widths; the study is the union of its blocks."""
 
     mechanisms: tuple[str, ...] | None = Field(None, min_length=1, description="by name; None: all of the study")
-    modes: tuple[VectorMode, ...] = Field(("frozen",), min_length=1, description="how the vectors may change")
+    modes: tuple[StudyMode, ...] = Field(("frozen",), min_length=1, description="how the vectors may change")
     dims: tuple[int | None, ...] = Field(
         (None,), min_length=1, description="Matryoshka prefixes of the vectors, in dimensions; None: all of them"
     )
@@ -64,7 +65,7 @@ class Tuning(Config):
     metric: Literal["auc", "gauc"] = Field("auc", description="of the valid split, to be raised")
     sampler_seed: int = 0
     seed: int = Field(1000, description="the recipe's seed in every trial; none of the study's own seeds")
-    mode: VectorMode = Field("frozen", description="how the vectors may change while tuning")
+    mode: StudyMode = Field("frozen", description="how the vectors may change while tuning")
     dim: int | None = Field(None, description="their prefix while tuning; None: all of them")
 
 
