@@ -10,6 +10,7 @@ positions, and the mean of the text model's last layer.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from data.files import write_json
 from data.host import keep_freed_memory
 from moon_encoder.checkpoint import encoder_info, load_encoder
 from moon_encoder.dual_tower import DualInputs, DualTower
-from moon_encoder.encoder import Encoder
+from moon_encoder.encoder import Encoder, Inputs
 from moon_encoder.forms import Contents, Form
 from moon_encoder.held_out import TEST, VALID
 from moon_encoder.losses import unit
@@ -39,7 +40,11 @@ COLUMNS = ("article_type", "base_colour")
 def encoded(encoder: Encoder, shown: Shown) -> dict[str, torch.Tensor]:
     """Vectors (items, D) of all items in each form; every item of this catalogue has a title and a picture."""
     rows = np.arange(len(shown.contents))
-    return {form: embed(encoder, len(rows), lambda r, f=form: shown.items(rows[r], f, PLAIN)) for form in FORMS}
+
+    def inputs(form: Form, at: np.ndarray) -> Inputs:
+        return shown.items(rows[at], form, PLAIN)
+
+    return {form: embed(encoder, len(rows), partial(inputs, form)) for form in FORMS}
 
 
 @torch.no_grad()

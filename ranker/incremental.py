@@ -4,6 +4,7 @@ The encoder grows out of the earlier run's, and every table takes over the rows,
 values that it still knows; new values start as in a fresh run. The dense part and its optimizer go on as they are.
 """
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def take_over(
             rows = np.arange(value.size(0))
             _move(folder, name, then, value, np.where(rows < then.size[0], rows, -1))
     dcp.load(same, checkpoint_id=folder)
-    model.load_state_dict(model.state_dict() | state["model"])
+    model.load_state_dict(OrderedDict(model.state_dict() | state["model"]))
     optimizer.load_state_dict(state["optimizer"])
 
 
