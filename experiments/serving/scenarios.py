@@ -18,7 +18,7 @@ from ranker.serving.requests import request_of, requests_of
 
 PATIENT = ("--longest-wait-ms", "1000")  # requests wait, none is refused
 TOLERANCE = 1e-5  # of a score, between runs of one version
-WATCH_SECONDS = 2.0
+WATCH_SECONDS, RUSH_SECONDS = 2.0, 8.0
 
 
 @dataclass
@@ -74,8 +74,10 @@ def overload(bench: Bench, capacity: float, times: float, seconds: float) -> dic
 
 
 def soak(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
-    """A long time at a steady rate; the resident set is looked at throughout, the first tenth apart."""
+    """A long time at a steady rate, after a rush that fills the batches: memory is as large then as it may get. The
+    resident set is looked at throughout, the first tenth apart."""
     server = ServerProcess(bench.package, *PATIENT)
+    asyncio.run(closed_loop(bench.target(server), 32, RUSH_SECONDS))
     resident: list[int] = []
 
     async def watched() -> Any:
