@@ -221,11 +221,13 @@ class Checkpoints:
         """What state.json says, once every file is as long as it says."""
         try:
             facts = json.loads((folder / STATE).read_text())
-            for name, size in facts.get("files", {}).items():  # checkpoints of before knew neither sizes nor batch
-                if (found := (folder / name).stat().st_size) != size:
-                    raise Damaged(f"{folder / name}: {found:,} of {size:,} bytes, the checkpoint is damaged")
-        except (OSError, ValueError, KeyError) as error:
+            expected = facts.get("files", {})  # checkpoints of before knew neither sizes nor batch
+            found = {name: (folder / name).stat().st_size for name in expected}
+        except (OSError, ValueError) as error:
             raise Damaged(f"{folder / STATE}: not readable, the checkpoint is damaged: {error}") from None
+        for name, size in expected.items():
+            if found[name] != size:
+                raise Damaged(f"{folder / name}: {found[name]:,} of {size:,} bytes, the checkpoint is damaged")
         return facts
 
     def _prune(self) -> None:
