@@ -28,6 +28,10 @@ COMMANDS = {
     "study ablation": ("experiments.ablation.command:main", "mechanisms x vector modes x prefixes, measured"),
     "lift": ("experiments.lift.command:main", "an online A/B test of runs on a simulated marketplace"),
     "ope": ("experiments.ope.command:main", "a policy's value from the log of another one"),
+    "study exchange-rate": ("experiments.studies.exchange_rate:main", "what a point of an intermediate metric buys"),
+    "study scaling": ("experiments.studies.scaling:main", "how far more pairs, negatives, behaviours and weights go"),
+    "study iterations": ("experiments.studies.iterations:main", "what each step from a frozen vector to CUBE brings"),
+    "study tune": ("experiments.studies.tune:main", "hyper-parameters of a recipe, on valid only"),
     "study lift": ("experiments.lift.shares:main", "the lift of vectors against the share that content explains"),
     "report": ("experiments.report.command:main", "runs, studies, lifts, encoders, stores -> one HTML page"),
     "bench": ("experiments.bench:main", "measured speed"),
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         argv.remove("--debug")
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: moon COMMAND ... [--debug]\n")
-        print("\n".join(f"  {name:<17} {what}" for name, (_, what) in COMMANDS.items()))
+        print("\n".join(f"  {name:<19} {what}" for name, (_, what) in COMMANDS.items()))
         print("\nmoon COMMAND --help shows its options.")
         return 0
     name = command_name(argv)

@@ -6,10 +6,14 @@
     ROOT/NAME/s0.failed    the one line that a failed cell ended with; gone once the cell succeeds
 
 Each cell is trained by `moon train --resume` in a process of its own: one that fails, or is killed for its memory,
-is shown as failed and the others go on; one that was cut off goes on from its last checkpoint. A study that needs
-runs (ablation, exchange rate, scaling) makes cells, calls `Grid(...).run(jobs)` and reads the run directories.
+is shown as failed and the others go on; one that was cut off goes on from its last checkpoint. With jobs = 0 cells are
+trained here, one after the other, which saves every cell's start. An array of machines that see one file system shares
+a grid by shards (`Shard`). A study that needs runs makes cells, calls `Grid(...).run(jobs)` and reads the run
+directories.
 """
 
+import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +34,7 @@ from ranker.config import Recipe
 from ranker.run_folder import RunFolder
 
 POLL_SECONDS = 0.2
+OTHERS = "another shard's, and not finished yet"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,49 @@ class Outcome:
     cell: Cell
     run: RunFolder
     error: str | None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every `of`-th cell from the `number`-th on is this process's; the others are another one's."""
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Shard":
+        """From I/N (I from 0), or `auto`: by SLURM_ARRAY_TASK_ID and _COUNT, or by torchrun's RANK and WORLD_SIZE (the
+        runs do not see these then).
+
+        Raises InputError for anything else, or where `auto` finds no array.
+        """
+        if text is None:
+            return cls()
+        if text == "auto":
+            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
+            for number, of in (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE")):
+                if number in os.environ and of in os.environ:
+                    found = cls(int(os.environ[number]) - (first if "SLURM" in number else 0), int(os.environ[of]))
+                    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+                        os.environ.pop(name, None)
+                    return found
+            raise InputError("--shard auto: neither a Slurm array (SLURM_ARRAY_TASK_ID) nor torchrun (RANK) is here")
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdigit() and of.isdigit() and int(number) < int(of)):
+            raise InputError(f"--shard {text}: give I/N with I from 0 to N - 1, such as 0/4, or auto")
+        return cls(int(number), int(of))
+
+    def mine(self, place: int) -> bool:
+        """Whether the cell at a place of the grid is this shard's."""
+        return place % self.of == self.number
+
+
+def grid_flags(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that runs a grid: --jobs and --shard."""
+    what = "runs at a time, one process each; 0: one after the other in this process (default 0)"
+    parser.add_argument("--jobs", type=int, default=0, help=what)
+    what = "do every N-th cell from I on (I from 0); auto: by Slurm's array or torchrun. The last one writes the report"
+    parser.add_argument("--shard", metavar="I/N", help=what)
 
 
 class Grid:
@@ -79,12 +127,37 @@ class Grid:
         run = self.folder(cell)
         return (run.root / "meta.json").is_file() and bool(run.meta().get("finished"))
 
-    def run(self, jobs: int = 1) -> list[Outcome]:
-        """Train what is not finished, `jobs` processes at a time; one outcome a cell, in the cells' order.
+    def run(self, jobs: int = 1, shard: Shard = Shard()) -> list[Outcome]:
+        """Train what is not finished, `jobs` processes at a time (0: here); one outcome a cell, in the cells' order.
 
-        SIGINT or SIGTERM is passed on to the runs, which save their state, and then raises KeyboardInterrupt.
+        A cell of another shard that is not finished has that as its error. SIGINT or SIGTERM is passed on to the runs,
+        which save their state, and then raises KeyboardInterrupt.
         """
-        waiting = [cell for cell in self.cells if not self.finished(cell)]
+        if jobs < 0:
+            raise InputError(f"--jobs {jobs}: 0 or more")
+        mine = [cell for place, cell in enumerate(self.cells) if shard.mine(place)]
+        waiting = [cell for cell in mine if not self.finished(cell)]
+        self._run(waiting, jobs) if jobs else self._run_here(waiting)
+        return [Outcome(cell, self.folder(cell), self._state(cell, cell in mine)) for cell in self.cells]
+
+    def _state(self, cell: Cell, mine: bool) -> str | None:
+        error = self.error(cell)
+        return OTHERS if error is None and not mine and not self.finished(cell) else error
+
+    def _run_here(self, waiting: list[Cell]) -> None:
+        """One after the other, in this process."""
+        shown = _Shown(len(self.cells), len(self.cells) - len(waiting))
+        for cell in waiting:
+            started, failed = time.monotonic(), self.beside(cell, "failed")
+            write_text(self.beside(cell, "yaml"), yaml.safe_dump(cell.recipe.model_dump(mode="json"), sort_keys=False))
+            error = train_here(cell, self.folder(cell).root)
+            if error is None:
+                failed.unlink(missing_ok=True)
+            else:
+                write_text(failed, error + "\n")
+            shown.cell(cell, started, error)
+
+    def _run(self, waiting: list[Cell], jobs: int) -> None:
         running: list[_Running] = []
         shown = _Shown(len(self.cells), len(self.cells) - len(waiting))
         with _interruptible():
@@ -94,12 +167,11 @@ class Grid:
                         running.append(_Running(self, waiting.pop(0)))
                     for one in [one for one in running if one.ended()]:
                         running.remove(one)
-                        shown.cell(one)
+                        shown.cell(one.cell, one.started, one.error)
                     time.sleep(POLL_SECONDS if running else 0)
             finally:
                 for one in running:
                     one.stop()
-        return [Outcome(cell, self.folder(cell), self.error(cell)) for cell in self.cells]
 
     def error(self, cell: Cell) -> str | None:
         """The line with which the cell failed last; None if it is finished or was never tried."""
@@ -133,7 +205,7 @@ class Grid:
             failed = sum(self.error(cell) is not None for cell in cells)
             state = f"{len(done)} of {len(cells)} finished" + (f", {failed} failed before" if failed else "")
             lines.append(f"  {name:<{width}}  {state}")
-        lines.append(f"{len(self.cells)} cells; about {clock(left / jobs)} left with --jobs {jobs}")
+        lines.append(f"{len(self.cells)} cells; about {clock(left / max(jobs, 1))} left with --jobs {jobs}")
         return "\n".join(lines)
 
 
@@ -181,15 +253,33 @@ class _Shown:
         if done:
             print(f"grid: {done} of {cells} cells are finished already", file=sys.stderr, flush=True)
 
-    def cell(self, one: _Running) -> None:
+    def cell(self, cell: Cell, started: float, error: str | None) -> None:
         """Show a cell that has just ended."""
         self.done += 1
         seconds = time.monotonic() - self._start
         left = clock(seconds / (self.done - self.before) * (self.cells - self.done))
-        took = clock(time.monotonic() - one.started)
-        what = f"FAILED: {one.error}" if one.error else "done"
-        print(f"grid {self.done}/{self.cells} {one.cell.name} {what} ({took}; about {left} left)", file=sys.stderr)
+        took = clock(time.monotonic() - started)
+        what = f"FAILED: {error}" if error else "done"
+        print(f"grid {self.done}/{self.cells} {cell.name} {what} ({took}; about {left} left)", file=sys.stderr)
         sys.stderr.flush()
+
+
+def train_here(cell: Cell, out: Path) -> str | None:
+    """Train a cell in this process; the line it failed with, or None.
+
+    Raises KeyboardInterrupt where it was asked to stop (its state is saved).
+    """
+    from features.ranks import process_group
+    from ranker.train import Interrupted, train
+
+    try:
+        with process_group() as ranks:
+            train(cell.recipe, Dataset(cell.data), out, ranks, True, cell.stores)
+    except Interrupted as stop:
+        raise KeyboardInterrupt(str(stop)) from None
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
 
 
 def clock(seconds: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.files import write_json
+from experiments.projector import write_projector
 
 STORE, ENCODER, RUN = "features.inspect", "moon_encoder.inspect", "ranker.inspect"
 # What a folder is, by a file that only it has, and the module that reports on it.
@@ -27,6 +28,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("moon inspect", description="What is in a dataset, a store, an encoder or a run.")
     parser.add_argument("path", type=Path)
     parser.add_argument("--data", type=Path, help="of a store: the dataset, for titles and coverage by category")
+    parser.add_argument(
+        "--projector", type=Path, help="of a store: write it for TensorBoard's projector (needs --data)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
     kind = next((module for name, module in KINDS.items() if any(args.path.glob(name))), None)
@@ -39,9 +43,14 @@ def main(argv: list[str]) -> int:
         kind = ENCODER
     if args.data and kind != STORE:
         raise InputError("--data goes with a store")
+    if args.projector and not args.data:
+        raise InputError("--projector goes with a store and its --data")
     report = import_module(kind)
     found = report.inspect(args.path, **({"data": args.data} if args.data else {}))
     print(report.text(found))
+    if args.projector:
+        count = write_projector(args.path, args.data, args.projector)
+        print(f"{count:,} items for the embedding projector: tensorboard --logdir {args.projector}")
     if args.json:
         write_json(args.json, found)
     return 0

@@ -1,6 +1,6 @@
 """The encoder that a training run starts from: a saved one, or a new one of a config."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ class NewEncoder(Config):
     encoder: EncoderConfig
 
 
-def start_from(path: Path, seed: int, texts: Callable[[], Iterable[str]]) -> tuple[Encoder, dict[str, Any]]:
+def start_from(
+    path: Path, seed: int, texts: Callable[[], Iterable[str]], changes: Sequence[str] = ()
+) -> tuple[Encoder, dict[str, Any]]:
     """The encoder in a folder, or a new one of a YAML file, with facts: what it is and a fingerprint.
 
-    `texts` yields the train items' texts, which a new tokenizer is trained on.
+    `texts` yields the train items' texts, which a new tokenizer is trained on. `changes`: of the file's fields, A.B=C.
     Raises InputError if there is neither, or if it cannot be loaded.
     """
     if path.is_file():
-        config = load_config(path, NewEncoder).encoder
+        config = load_config(path, NewEncoder, changes).encoder
         return build_encoder(config, seed, texts), {
             "stage": "initial",
             "fingerprint": f"{seed} {config.model_dump_json()}",

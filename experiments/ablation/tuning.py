@@ -28,18 +28,25 @@ def blind_view(dataset: Dataset, out: Path) -> Path:
         if made_of.fingerprint != dataset.fingerprint:
             raise InputError(f"{out}: a view of another dataset; remove it or use another --out")
         return out
+    link_dataset(dataset, out, without=("samples/test",))
+    counts = dataset.meta["counts"] | {"test": 0}
+    write_json(out / "dataset.json", dataset.meta | {"counts": counts})
+    return out
+
+
+def link_dataset(dataset: Dataset, out: Path, without: tuple[str, ...]) -> None:
+    """Make `out` share the files of `dataset`, except `without` and dataset.json, which come last."""
     shutil.rmtree(out, ignore_errors=True)
     root = dataset.root.resolve()
     for folder in (out / "samples", out / "behaviors"):  # what is derived from behaviours is written beside them
         folder.mkdir(parents=True)
     shared = [path for path in root.iterdir() if path.name not in ("samples", "behaviors", "dataset.json")]
-    shared += [root / "samples" / "train", root / "samples" / "valid"]
+    shared += list((root / "samples").iterdir())
     shared += [path for path in (root / "behaviors").iterdir() if "-" not in path.name]
     for path in shared:
-        (out / path.relative_to(root)).symlink_to(path)
-    counts = dataset.meta["counts"] | {"test": 0}
-    write_json(out / "dataset.json", dataset.meta | {"counts": counts})
-    return out
+        name = path.relative_to(root)
+        if str(name) not in without:
+            (out / name).symlink_to(path)
 
 
 class Tuner:
@@ -97,7 +104,7 @@ class Tuner:
         ]
 
     def _suggested(self, trial: optuna.Trial) -> dict[str, Any]:
-        return {path: _suggest(trial, path, choice) for path, choice in self.tuning.space.items()}
+        return {path: suggest(trial, path, choice) for path, choice in self.tuning.space.items()}
 
     def _best(self, name: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
         done = [trial for trial in trials if trial["value"] is not None]
@@ -139,7 +146,8 @@ def valid_metric(run: RunFolder, metric: str) -> float:
     return float(json.loads(run.metrics("valid").read_text())[metric])
 
 
-def _suggest(trial: optuna.Trial, path: str, choice: Choice) -> Any:
+def suggest(trial: optuna.Trial, path: str, choice: Choice) -> Any:
+    """A trial's value of one hyper-parameter."""
     if choice.values is not None:
         return trial.suggest_categorical(path, list(choice.values))
     assert choice.low is not None and choice.high is not None

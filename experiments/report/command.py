@@ -13,7 +13,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.files import write_json, write_text
 from data.host import keep_freed_memory
-from experiments.page import Card, Section, data, document
+from experiments.page import Card, Prose, Section, data, document
 from experiments.report import attention, encoders, neighbours, provenance, rankers
 from experiments.report.ablations import ablation_section
 from experiments.report.lifts import lift_section, ope_section
@@ -22,6 +22,7 @@ from experiments.report.pictures import Pictures
 from experiments.report.rankers import Rankers
 from experiments.report.shares import shares_section
 from experiments.report.sources import Sources
+from experiments.report.studies import study_section
 from ranker.run_folder import RunFolder
 
 CARDS = 4  # key figures in the summary
@@ -90,6 +91,11 @@ def report(sources: Sources, against: str | None, draws: int) -> list[Section]:
             looks += [looked] if looked else []
     for number, (_, found) in enumerate(sources.figures("ablation")):
         made.append(ablation_section(found, _mark(number)))
+    seen: dict[str, int] = {}
+    for _, found in sources.figures("study"):
+        number = seen.setdefault(found["study"], 0)
+        made.append(study_section(found, _mark(number)))
+        seen[found["study"]] += 1
     for number, (_, found) in enumerate(sources.figures("lift")):
         made.append(lift_section(found, _mark(number)))
     for number, (_, found) in enumerate(sources.figures("shares")):
@@ -148,11 +154,14 @@ def _pictures(dataset: Dataset) -> Pictures | None:
 def _attention(
     found: Rankers, dataset: Dataset, stores: Sequence[Stored], pictures: Pictures | None, mark: str
 ) -> Section | None:
-    """Of the best recipe that has a readable attention."""
+    """Of the best recipe that has a readable attention; where its run cannot be loaded any more, the reason."""
     for name in sorted(found.runs, key=lambda n: -found.facts[n]["auc"]["mean"]):
         run = found.runs[name][0]
         if attention.attends(run) and run.checkpoints.is_dir():
-            return attention.section(run, dataset, found.split, stores, pictures, mark)
+            try:
+                return attention.section(run, dataset, found.split, stores, pictures, mark)
+            except InputError as reason:
+                return Section(f"attention{mark}", "What it looks at", (Prose((f"Left out: {reason}.",)),))
     return None
 
 

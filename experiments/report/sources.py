@@ -10,8 +10,8 @@ from data.errors import InputError
 
 # A folder's kind, by a file in it. The order matters: a study's folder holds runs, and is not itself one.
 MARKS = {
-    "ablation": ("study.yaml", "report.json"),
     "study": ("findings.json",),
+    "ablation": ("study.yaml", "report.json"),
     "lift": ("lift.json",),
     "shares": ("shares.json",),
     "ope": ("ope.json",),

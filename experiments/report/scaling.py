@@ -1,0 +1,91 @@
+"""The scaling study: curves with bands, what they foretell, and where more stops helping."""
+
+from typing import Any
+
+from experiments.charts.plot import Plot
+from experiments.charts.xy import Curve, Plane, Point, xy
+from experiments.page import Part, Prose, Section, Table
+
+TITLES = {
+    "image_search_hr@10": "picture search, HR@10",
+    "image_search_mrr": "picture search, MRR",
+    "contrastive": "contrastive loss (turned)",
+    "auc": "AUC",
+    "gauc": "GAUC",
+}
+
+
+def scaling_section(found: dict[str, Any], mark: str = "") -> Section:
+    """The section of a study's findings (see experiments/studies/scaling.py)."""
+    about = (
+        f"On {found['source']}; encoders are judged on the {found['split']} split's searches, rankers on its rows. "
+        "Each axis varies one quantity and leaves the rest as it is. The law is y = a − b x^−c; bands draw the "
+        "seeds again and say nothing about other worlds. *Foretold*: the largest point by a law that has not seen it."
+    )
+    plots = [_curve(axis, figure) for axis in found["axes"] for figure in axis["laws"]]
+    parts: list[Part] = [Prose((about,)), *plots, _laws(found)]
+    return Section(f"scaling{mark}", "Scaling", tuple(parts), verdict(found))
+
+
+def verdict(found: dict[str, Any]) -> tuple[str, ...]:
+    """What was found on each axis by its first figure."""
+    said = []
+    for axis in found["axes"]:
+        figure = next(iter(axis["laws"]))
+        law = axis["laws"][figure]
+        rise, told = law["rise"], law["extrapolation"]
+        way = "rises" if rise["low"] > 0 else "falls" if rise["high"] < 0 else "does not change by more than seeds do"
+        x = axis["x"]
+        words = f"*{axis['title']}*: {TITLES[figure]} {way} from {x[0]:g} to {x[-1]:g} ({_reach(rise)})"
+        if way == "rises" or way == "falls":
+            last = sum(law["y"][-1]) / len(law["y"][-1]) - sum(law["y"][-2]) / len(law["y"][-2])
+            held = "inside" if told["held"] else "outside"
+            words += (
+                f"; the last step brought {_signed(last)}, and the law without the largest point misses it by "
+                f"{_signed(told['error'])} ({held} its band)"
+            )
+        said.append(words + ".")
+    return tuple(said)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "\u2212")
+
+
+def _reach(value: dict[str, float]) -> str:
+    return f"{_signed(value['value'])} [{_signed(value['low'])}, {_signed(value['high'])}]"
+
+
+def _curve(axis: dict[str, Any], figure: str) -> Plot:
+    law, points = axis["laws"][figure], []
+    for x, values in zip(axis["x"], law["y"], strict=True):
+        points += [Point("seeds", x, value) for value in values]
+    curve = law["curve"]
+    fit = Curve("law", curve["x"], curve["y"], curve["low"], curve["high"])
+    told = law["extrapolation"]
+    last = Point("foretold", axis["x"][-1], told["predicted"], y_low=told["low"], y_high=told["high"])
+    c = law["c"]
+    note = f"a {law['a']['value']:.4f}, c {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}], R² {law['r2']:.2f}"
+    plane = Plane(axis["title"], TITLES[figure], x_log=True)
+    name = f"{axis['name']}-{figure.replace('@', '')}"
+    return xy(
+        name,
+        f"{TITLES[figure]} by {axis['title']}",
+        plane,
+        [fit],
+        [*points, last],
+        note,
+        series=["law", "seeds", "foretold"],
+    )
+
+
+def _laws(found: dict[str, Any]) -> Table:
+    head = ["axis", "figure", "first to last", "a", "c", "R\u00b2", "foretold", "measured", "error"]
+    rows = []
+    for axis in found["axes"]:
+        for figure, law in axis["laws"].items():
+            told = law["extrapolation"]
+            cells = [_reach(law["rise"]), *(f"{law[k]['value']:.3f}" for k in ("a", "c")), f"{law['r2']:.2f}"]
+            cells += [f"{told['predicted']:.4f}", f"{told['measured']:.4f}", _signed(told["error"])]
+            rows.append([axis["title"], TITLES[figure], *cells])
+    return Table("Laws", "First to last: 95 % t interval over seeds.", head, rows)
