@@ -137,16 +137,16 @@ class Grid:
             raise InputError(f"--jobs {jobs}: 0 or more")
         mine = [cell for place, cell in enumerate(self.cells) if shard.mine(place)]
         waiting = [cell for cell in mine if not self.finished(cell)]
-        self._run(waiting, jobs) if jobs else self._run_here(waiting)
+        shown = _Shown(len(mine), len(mine) - len(waiting))
+        self._run(waiting, jobs, shown) if jobs else self._run_here(waiting, shown)
         return [Outcome(cell, self.folder(cell), self._state(cell, cell in mine)) for cell in self.cells]
 
     def _state(self, cell: Cell, mine: bool) -> str | None:
         error = self.error(cell)
         return OTHERS if error is None and not mine and not self.finished(cell) else error
 
-    def _run_here(self, waiting: list[Cell]) -> None:
+    def _run_here(self, waiting: list[Cell], shown: "_Shown") -> None:
         """One after the other, in this process."""
-        shown = _Shown(len(self.cells), len(self.cells) - len(waiting))
         for cell in waiting:
             started, failed = time.monotonic(), self.beside(cell, "failed")
             write_text(self.beside(cell, "yaml"), yaml.safe_dump(cell.recipe.model_dump(mode="json"), sort_keys=False))
@@ -157,9 +157,8 @@ class Grid:
                 write_text(failed, error + "\n")
             shown.cell(cell, started, error)
 
-    def _run(self, waiting: list[Cell], jobs: int) -> None:
+    def _run(self, waiting: list[Cell], jobs: int, shown: "_Shown") -> None:
         running: list[_Running] = []
-        shown = _Shown(len(self.cells), len(self.cells) - len(waiting))
         with _interruptible():
             try:
                 while waiting or running:

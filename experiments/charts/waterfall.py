@@ -66,7 +66,7 @@ def _draw(
     height = 24 + sum(tall) + 26
     out, y, bottom = Drawing(width, height), 24.0, height - 26
     ticks = scale.ticks(3 if narrow else 6)
-    for tick, label in zip(ticks, scale.labels(ticks), strict=True):
+    for tick, label in zip(ticks, scale.labels(ticks, level), strict=True):
         out.line(scale(tick), 20, scale(tick), bottom, "grid")
         out.text(scale(tick), bottom + 17, label, "dim", "middle")
     out.text(beside + 8 if not narrow else 0, 13, measure, "dim")

@@ -11,7 +11,8 @@ from experiments.charts.intervals import Estimate, intervals
 from experiments.charts.plot import Plot
 from experiments.charts.xy import Curve, Plane, xy
 from experiments.page import Card, Part, Section, Table
-from experiments.report.rankers import log_lines, signed, thinned
+from experiments.report.rankers import log_lines, thinned
+from experiments.report.words import signed
 
 NOT_FIGURES = ("step", "epoch", "best", "loss", "lr")
 

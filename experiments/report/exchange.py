@@ -9,7 +9,7 @@ from experiments.charts.plot import Plot
 from experiments.charts.xy import Curve, Plane, Point, xy
 from experiments.page import Card, Part, Prose, Section, Table
 from experiments.studies.exchange_fit import sign
-from experiments.studies.measures import TITLES
+from experiments.studies.metric_names import TITLES
 
 PAPER = "image_search_hr@10"
 SHOWN = ("image_search_hr@10", "item_item_hr@10", "next_item", "category", "text_search_hr@10", "contrastive")

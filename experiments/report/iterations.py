@@ -8,7 +8,7 @@ from scipy import stats
 from experiments.charts.intervals import Estimate, intervals
 from experiments.charts.waterfall import Step, waterfall
 from experiments.page import Card, Part, Prose, Section, Table
-from experiments.report.rankers import judged
+from experiments.report.words import judged
 
 AXES = {
     "data": "data processing",
@@ -86,7 +86,10 @@ def _waterfall(found: dict[str, Any], metric: str):
         reach = (over["low"], over["high"]) if over else (None, None)
         steps.append(Step(step["title"], level - before, *reach))
         before = level
-    note = "Mean over the seeds of single runs; whiskers: 95 % t interval of the step over the seeds."
+    note = (
+        "Mean over the seeds of single runs; whiskers: 95 % t interval of the step over the seeds. Grey bars do not "
+        "start at 0."
+    )
     title = f"{metric.upper()}, step by step"
     return waterfall(
         f"fall-{metric}", title, metric.upper(), ("ids alone", found["start"][metric]["mean"]), steps, note
@@ -119,7 +122,7 @@ def _online(found: dict[str, Any]) -> list[Part]:
         mean, low, high = over_seeds(list(logs[step["name"]] - logs[before]))
         steps.append(Step(step["title"], mean, low, high))
     note = (
-        f"{found['online']['days']} days after the logs, {tests[0]['sessions']:,} sessions, all arms on the same ones; "
+        f"{found['online']['days']} day(s) after the logs, {tests[0]['sessions']:,} sessions, the same for all arms; "
         "logarithms of true click rates, so that steps add up; 95 % t intervals over training seeds."
     )
     plot = waterfall(

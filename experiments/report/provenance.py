@@ -27,6 +27,9 @@ def section(sources: Sources, runs: Sequence[RunFolder], datasets: Sequence[Data
     files = [[kind, path.name, path.parent.name] for kind, found in sources.found.items() for path, _ in found]
     if files:
         parts.append(Table("Figures read from files", "", ["kind", "file", "folder"], files))
+    for path, found in sources.figures("study"):
+        rows = [[name, str(value)] for name, value in found["facts"].items()]
+        parts.append(Table(f"Study {found['study']}, {path.parent.name}", "", ["what", ""], rows))
     for run in runs:
         parts.append(Folded(f"Configuration of {run.root.name}", (run.root / "config.yaml").read_text()))
     for path in sources.encoder_runs:

@@ -13,6 +13,7 @@ from experiments.charts.intervals import Estimate, intervals
 from experiments.charts.plot import Plot
 from experiments.charts.xy import Curve, Plane, Point, xy
 from experiments.page import Card, Part, Prose, Section, Table
+from experiments.report.words import judged, signed
 from ranker.compare import difference, read_runs, spread
 from ranker.metrics import reliability
 from ranker.run_folder import RunFolder
@@ -150,16 +151,6 @@ def _said(found: Rankers) -> tuple[str, ...]:
                 f"[{signed(test['low'])}, {signed(test['high'])}]."
             )
     return tuple(said)
-
-
-def judged(low: float, high: float) -> str:
-    """What an interval of a difference establishes."""
-    return "better" if low > 0 else "worse" if high < 0 else "no difference established"
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """A difference with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def _cards(found: Rankers) -> tuple[Card, ...]:

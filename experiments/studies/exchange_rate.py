@@ -16,7 +16,8 @@ from data.errors import InputError
 from experiments.grid import Cell, Grid, Outcome
 from experiments.report.exchange import exchange_section
 from experiments.studies.exchange_fit import LEAST, exchange_rate
-from experiments.studies.measures import TITLES, Measured
+from experiments.studies.measures import Measured
+from experiments.studies.metric_names import TITLES
 from experiments.studies.setting import Asked, ask, finish, open_dataset, require_done, test_figures
 from experiments.studies.versions import Maker, VersionConfig, check_versions
 from features.ranks import process_group

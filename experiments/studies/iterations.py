@@ -21,7 +21,7 @@ from experiments.report.iterations import iterations_section
 from experiments.studies.setting import Asked, ask, finish, open_dataset, require_done
 from experiments.studies.versions import Maker, VersionConfig, check_versions
 from features.ranks import process_group
-from ranker.compare import difference, read_runs, spread
+from ranker.compare import Rows, difference, read_runs, spread
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
 
@@ -106,7 +106,7 @@ def _cells(study: IterationsConfig, asked: Asked, dataset: Dataset, stores: dict
 def gather(study: IterationsConfig, dataset: Dataset, runs: list[RunFolder]) -> dict[str, Any]:
     """Levels of every step, and its gain over the step before and over the start, with both kinds of intervals."""
     rows, recipes = read_runs(runs, "test")
-    rows = type(rows)(rows.label, rows.user, {})
+    rows = Rows(rows.label, rows.user, {})  # no slices
     by_name = {recipe.name: recipe for recipe in recipes}
     facts = {name: spread(recipe, rows) for name, recipe in by_name.items()}
     steps, before = [], START

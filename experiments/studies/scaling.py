@@ -107,14 +107,16 @@ def _encoders(study: ScalingConfig, asked: Asked, dataset: Dataset) -> dict[tupl
     wanted = [
         (axis, x, seed) for seed in study.seeds for axis in study.axes if axis.of == "encoder" for x in axis.values
     ]
+    places = [asked.out / "points" / axis.name / f"{x:g}" / f"s{seed}" / "point.json" for axis, x, seed in wanted]
     with process_group() as ranks:
-        for place, (axis, x, seed) in enumerate(wanted):
-            path = asked.out / "points" / axis.name / f"{x:g}" / f"s{seed}" / "point.json"
-            if not path.is_file():
-                if not asked.shard.mine(place):
-                    raise InputError(f"{path}: another shard's point and not finished yet; call again")
+        for place, (path, (axis, x, seed)) in enumerate(zip(places, wanted, strict=True)):
+            if asked.shard.mine(place) and not path.is_file():
                 write_json(path, _point(study, asked, dataset, ranks, axis, x, seed, path.parent))
-            found[_name(axis, x), seed] = json.loads(path.read_text())
+    waiting = [path for path in places if not path.is_file()]
+    if waiting:
+        raise InputError(f"{len(waiting)} points are another shard's and not finished yet; call again")
+    for path, (axis, x, seed) in zip(places, wanted, strict=True):
+        found[_name(axis, x), seed] = json.loads(path.read_text())
     return found
 
 

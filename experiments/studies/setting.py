@@ -112,7 +112,12 @@ def test_figures(run: RunFolder) -> dict[str, Any]:
 def finish(asked: Asked, name: str, settings: Config, findings: dict[str, Any], section: Section) -> int:
     """Write findings and page, print what was found; the exit status."""
     found = {"study": name, "settings": settings.model_dump(mode="json"), "facts": facts(), "findings": findings}
-    write_json(asked.out / "findings.json", found)
+    path = asked.out / "findings.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if before["findings"] == json.loads(json.dumps(findings)):
+            found["facts"] = before["facts"]  # of when they were found
+    write_json(path, found)
     write_page(asked.out / "report.html", asked.out / "report.json", section.title, [section])
     if asked.json:
         write_json(asked.json, found)

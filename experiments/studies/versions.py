@@ -230,7 +230,7 @@ class Maker:
     def _encoded(self, version: VersionConfig, seed: int) -> Vectors:
         encoder = self._encoder(version, seed)
         form = readable(version.content, encoder)
-        has = self.contents.has(form) if "+" not in form else self.contents.has("title")
+        has = self.contents.has(form)
         shown = Shown(self.contents, encoder.eval(), Views(), 0, self.cache)  # pyright: ignore[reportCallIssue]
         there = np.flatnonzero(has)
         items = np.zeros((len(self.contents), encoder.dim), np.float32)
