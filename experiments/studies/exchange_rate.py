@@ -90,19 +90,16 @@ def gather(
 ) -> dict[str, Any]:
     """Versions with their metrics and gains, and the rate of every metric.
 
-    A version counts with the seeds of which both its run and the one without vectors are finished.
+    A version of which a run failed is left out. Raises InputError where too few are left, or a base run failed.
     """
     figures = {(o.cell.recipe.name, o.cell.recipe.seed): test_figures(o.run) for o in outcomes if not o.error}
-    seeds = [
-        s
-        for s in study.seeds
-        if all((n, s) in figures for n in ("id_only", *(f"with_{v.name}" for v in study.versions)))
-    ]
-    if len(seeds) < 2:
-        raise InputError("fewer than two seeds have all their runs; see the failed cells")
+    seeds = list(study.seeds)
+    whole = [v for v in study.versions if all((f"with_{v.name}", seed) in figures for seed in seeds)]
+    if any(("id_only", seed) not in figures for seed in seeds) or len(whole) < LEAST:
+        raise InputError(f"{len(whole)} versions have all their runs, {LEAST} are needed; see the failed cells")
     base = [figures["id_only", seed] for seed in seeds]
     versions = []
-    for version in study.versions:
+    for version in whole:
         mine = [figures[f"with_{version.name}", seed] for seed in seeds]
         versions.append({
             "name": version.name, "title": version.words, "shuffled": version.shuffle is not None,

@@ -256,7 +256,7 @@ class Maker:
 
 
 def _finished(made: Vectors, dim: int | None, whiten: int | None) -> Vectors:
-    """Cut, whitened, and scaled to length 1."""
+    """Cut, whitened, scaled to length 1, and as wide as a table takes."""
     if dim is not None and dim > made.items.shape[1]:
         raise InputError(f"dim {dim}: the vectors have {made.items.shape[1]} numbers")
     items, queries = made.items[:, :dim], {asked: q[:, :dim] for asked, q in made.queries.items()}
@@ -267,7 +267,9 @@ def _finished(made: Vectors, dim: int | None, whiten: int | None) -> Vectors:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    """Length 1, and as wide as a table takes: zeros up to a multiple of 4, which change no cosine."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return np.pad(unit, ((0, 0), (0, -vectors.shape[1] % 4))).astype(np.float32)
 
 
 def _grid(image: Image.Image, cells: int) -> np.ndarray:
