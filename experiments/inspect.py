@@ -6,7 +6,6 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.files import write_json
-from experiments.projector import write_projector
 
 STORE, ENCODER, RUN = "features.inspect", "moon_encoder.inspect", "ranker.inspect"
 # What a folder is, by a file that only it has, and the module that reports on it.
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> int:
     found = report.inspect(args.path, **({"data": args.data} if args.data else {}))
     print(report.text(found))
     if args.projector:
-        count = write_projector(args.path, args.data, args.projector)
+        count = import_module("experiments.projector").write_projector(args.path, args.data, args.projector)
         print(f"{count:,} items for the embedding projector: tensorboard --logdir {args.projector}")
     if args.json:
         write_json(args.json, found)
