@@ -83,11 +83,15 @@ def _cards(rates: dict[str, Any]) -> tuple[Card, ...]:
     return tuple(cards)
 
 
+def _estimate(line: str, series: str, rate: dict[str, float]) -> Estimate:
+    return Estimate(line, rate["slope"], rate["low"], rate["high"], series)
+
+
 def _rates(rates: dict[str, Any]) -> list[Plot]:
     rows = []
     for metric, rate in rates.items():
         for name in ("auc", "gauc"):
-            rows.append(Estimate(TITLES[metric], *(rate[name][k] for k in ("slope", "low", "high")), name.upper()))
+            rows.append(_estimate(TITLES[metric], name.upper(), rate[name]))
     if not rows:
         return []
     note = "One point is .01 of the metric; metrics differ in how far versions spread, so compare the fits as well."

@@ -22,6 +22,7 @@ from features.store import Store
 from features.store_writer import StoreWriter
 from moon_encoder.encoder import Encoder
 from moon_encoder.forms import Catalogue, Contents, Form
+from moon_encoder.held_out import TRAIN, HeldOut
 from moon_encoder.initial import start_from
 from moon_encoder.items import readable
 from moon_encoder.pairs import CoOccurrence, Pairs, Split, load_pairs
@@ -246,12 +247,17 @@ class Maker:
     def _encoder(self, version: VersionConfig, seed: int) -> Encoder:
         assert version.init is not None
         at = self.base / version.init if (self.base / version.init).exists() else version.init
-        encoder, start = start_from(at, seed, self.contents.all_texts, version.init_set)
-        for number, stage in enumerate(version.stages):
-            config = load_config(self.base / stage.config, Posttrain, [*stage.set, f"seed={seed}"])
+        configs = [load_config(self.base / s.config, Posttrain, [*s.set, f"seed={seed}"]) for s in version.stages]
+        rule = configs[0].held_out if configs else HeldOut()  # pyright: ignore[reportCallIssue]
+
+        def texts() -> list[str]:
+            return self.contents.texts_of(np.flatnonzero(rule.parts(self.dataset.items().collect()) == TRAIN))
+
+        encoder, start = start_from(at, seed, texts, version.init_set)
+        for number, config in enumerate(configs):
             out = self.folder / version.name / f"stage-{number}-s{seed}"
             posttrain(config, self.dataset, encoder, start, out, self.ranks, True, self.cache)
-            encoder, start = start_from(out / "encoder", seed, self.contents.all_texts)
+            encoder, start = start_from(out / "encoder", seed, texts)
         return encoder
 
 
