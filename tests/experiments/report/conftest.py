@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 
 def make(root: Path, *more: object) -> int:
     """`moon report` of a folder and of committed results, with few draws."""
-    words = ["report", root, RESULTS / "movielens_ablation.json", RESULTS / "marketplace_lift_share0.json", *more]
+    words = ["report", root, RESULTS / "movielens_ablation.json", RESULTS / "marketplace_lift_demo.json", *more]
     return moon.main([str(word) for word in (*words, "--draws", 100)])
 
 
