@@ -8,6 +8,7 @@ was killed, or a version was removed by hand) is copied and not continued. The c
 the mask (a byte an item) where rows are filled, whatever the store's size.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -29,6 +30,8 @@ from features.store_writer import (
     write_meta,
     writing_folder,
 )
+
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK)  # a file system has no (more) hard links
 
 
 def append(
@@ -122,8 +125,9 @@ def _continue(before: Path, used: int, after: Path, share: bool) -> None:
         try:
             os.link(before, after)
             return
-        except OSError:  # a file system without hard links
-            pass
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
     with open(before, "rb") as source, open(after, "wb") as target:
         _copy(source.fileno(), target.fileno(), used)
 

@@ -11,6 +11,7 @@ from torchrec.distributed.types import ShardingPlan
 from data.dataset import Dataset
 from data.errors import InputError
 from features.encoder import FeatureEncoder
+from features.loader import Loader
 from features.ranks import Ranks
 from features.samples import SampleEncoder
 from features.spec import FeatureSpec
@@ -29,6 +30,20 @@ def build_ranker(recipe: Recipe, samples: SampleEncoder, ranks: Ranks) -> tuple[
     torch.manual_seed(recipe.seed)
     model = Ranker(recipe, samples.encoder, samples.vectors, torch.device("meta"))
     return distribute(model, recipe, samples.vectors, ranks)
+
+
+def train_loader(recipe: Recipe, samples: SampleEncoder, ranks: Ranks) -> Loader:
+    """Batches of the train split in the order of the recipe's seed, this rank's share of each."""
+    return Loader(
+        samples,
+        "train",
+        recipe.train.batch_size,
+        seed=recipe.seed,
+        shuffle=True,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        workers=recipe.train.loader_workers,
+    )
 
 
 def parameter_counts(model: DistributedModelParallel) -> dict[str, int]:

@@ -22,10 +22,10 @@ from data.files import naming_a_full_disk, write_json
 from data.progress import Progress
 from features.batch import Batch
 from features.encoder import FeatureEncoder
-from features.loader import Loader
 from features.ranks import Ranks
 from features.samples import SampleEncoder
 from features.spec import FeatureSpec
+from ranker.build import train_loader
 from ranker.config import Recipe
 from ranker.evaluate import valid_figures
 from ranker.losses import click_loss
@@ -95,16 +95,7 @@ class _Phase:
         self.module = copy.deepcopy(module).requires_grad_(True)  # apart from what averages the ranker's gradients
         self.model = VectorModel(ranker, self.module)
         self.samples = vector_samples(module, samples)
-        self.loader = Loader(
-            self.samples,
-            "train",
-            recipe.train.batch_size,
-            seed=recipe.seed,
-            shuffle=True,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            workers=recipe.train.loader_workers,
-        )
+        self.loader = train_loader(recipe, self.samples, ranks)
         self.parameters = list(self.module.parameters())
         dense = recipe.train.dense.model_copy(update={"lr": self.config.lr})
         self.optimizer = dense_optimizer([{"params": self.parameters}], dense)

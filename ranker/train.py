@@ -16,11 +16,10 @@ from data.errors import InputError
 from data.host import peak_rss_bytes
 from features.batch import Batch
 from features.encoder import FeatureEncoder
-from features.loader import Loader
 from features.ranks import Ranks
 from features.samples import SampleEncoder
 from features.vector_source import VectorSource
-from ranker.build import build_ranker, parameter_counts
+from ranker.build import build_ranker, parameter_counts, train_loader
 from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
 from ranker.end_to_end import ItemEncoders, OpenEncoder
@@ -63,16 +62,7 @@ class Trainer:
         else:
             self.encoder = grown_encoder(previous, recipe, dataset)
         self.samples = SampleEncoder(self.encoder, dataset, sources)
-        self.loader = Loader(
-            self.samples,
-            "train",
-            recipe.train.batch_size,
-            seed=recipe.seed,
-            shuffle=True,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            workers=recipe.train.loader_workers,
-        )
+        self.loader = train_loader(recipe, self.samples, ranks)
         self.model, self.plan = build_ranker(recipe, self.samples, ranks)
         total = recipe.train.epochs * self.loader.batches
         rates = cast(Ranker, self.model.module).rates() | encoders.rates()

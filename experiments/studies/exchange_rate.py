@@ -18,7 +18,7 @@ from experiments.report.exchange import exchange_section
 from experiments.studies.exchange_fit import LEAST, exchange_rate
 from experiments.studies.measures import Measured
 from experiments.studies.metric_names import TITLES
-from experiments.studies.setting import Asked, ask, finish, open_dataset, require_done, test_figures
+from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done
 from experiments.studies.versions import Maker, VersionConfig, check_versions
 from features.ranks import process_group
 from ranker.config import Recipe
@@ -92,7 +92,7 @@ def gather(
 
     A version of which a run failed is left out. Raises InputError where too few are left, or a base run failed.
     """
-    figures = {(o.cell.recipe.name, o.cell.recipe.seed): test_figures(o.run) for o in outcomes if not o.error}
+    figures = {(o.cell.recipe.name, o.cell.recipe.seed): figures_on_test(o.run) for o in outcomes if not o.error}
     seeds = list(study.seeds)
     whole = [v for v in study.versions if all((f"with_{v.name}", seed) in figures for seed in seeds)]
     if any(("id_only", seed) not in figures for seed in seeds) or len(whole) < LEAST:

@@ -23,7 +23,7 @@ from experiments.grid import Cell, Grid
 from experiments.report.scaling import scaling_section
 from experiments.studies.measures import Measured
 from experiments.studies.scaling_fit import scaling_law
-from experiments.studies.setting import Asked, ask, finish, open_dataset, require_done, test_figures
+from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done
 from experiments.studies.versions import Maker, Stage, VersionConfig
 from features.ranks import Ranks, process_group
 from ranker.config import Recipe
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     failed = require_done(outcomes)
     for outcome in outcomes:
         if not outcome.error:
-            figures = test_figures(outcome.run)
+            figures = figures_on_test(outcome.run)
             points[outcome.cell.recipe.name, outcome.cell.recipe.seed] = {m: figures[m] for m in RANKER_FIGURES}
     findings = gather(study, dataset, points) | {"failed": failed}
     return finish(asked, "scaling", study, findings, scaling_section(findings))

@@ -104,7 +104,7 @@ def require_done(outcomes: Sequence[Outcome]) -> list[str]:
     return failed
 
 
-def test_figures(run: RunFolder) -> dict[str, Any]:
+def figures_on_test(run: RunFolder) -> dict[str, Any]:
     """metrics.json of a finished run."""
     return json.loads(run.metrics("test").read_text())
 

@@ -1,5 +1,6 @@
 """Appending to a store: shared files, old versions untouched, crashes, concurrent publishers; look-up by id."""
 
+import errno
 import os
 import threading
 
@@ -30,7 +31,9 @@ def start(root, items=20, dtype="int8", ids=None):
 @pytest.mark.parametrize("links", [True, False])
 def test_old_rows_stay_and_new_rows_follow(tmp_path, dtype, links, monkeypatch):
     if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no hard links here")))
+        monkeypatch.setattr(
+            os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "no hard links here"))
+        )
     first = start(tmp_path, dtype=dtype)
     before = [np.array(a) for a in (first.codes, first.scale, first.present)]
     second = append(tmp_path, first, pl.Series([7, 8]), unit(2, seed=1), {"inbox": ["a"]})
@@ -86,7 +89,9 @@ def test_what_does_not_fit_is_one_line(tmp_path):
 def test_a_fill_writes_its_rows_and_copies_only_the_mask(tmp_path, links, monkeypatch):
     """An item that had no vector gets one in its place; no version before it sees that."""
     if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no hard links here")))
+        monkeypatch.setattr(
+            os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "no hard links here"))
+        )
     first = append(tmp_path, start(tmp_path), pl.Series([7]), unit(1))
     second = fill(tmp_path, first, np.array([0]), unit(1, seed=4))
     third = append(tmp_path, second, pl.Series([8]), unit(1, seed=5))
