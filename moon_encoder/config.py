@@ -51,6 +51,7 @@ class VisionTowerConfig(Pretrained):
     whiten: int | None = Field(
         None,
         ge=1,
+        strict=True,
         description="picture vectors are whitened to so many principal parts, fitted on the train items when a new "
         "encoder is post-trained and fixed from then on, and scaled to length 1; dim must not be larger",
     )

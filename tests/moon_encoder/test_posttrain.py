@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 import yaml
 
 import moon
-from data.config import load_config, parse_config
+from data.config import parse_config
 from data.dataset import Dataset
 from features.ranks import Ranks
 from moon_encoder.checkpoint import build_encoder, encoder_info, load_encoder
@@ -300,14 +300,3 @@ def test_mistakes_are_one_line(change, message, files, market, tmp_path, capsys)
 def test_another_start_is_not_resumed(stages, files, market, capsys):
     assert moon.main(words(files / "b.yaml", market, files / "init.yaml", stages[1], "--resume")) == 2
     assert "--resume needs the run's own start; init was" in capsys.readouterr().err
-
-
-RECIPES = Path(__file__).parents[2] / "experiments" / "configs" / "encoder"
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["posters_a", "posters_b", "movielens_taste", "fashion_a", "fashion_mllm_a", "fashion_mllm_b", "marketplace_a"],
-)
-def test_the_recipes_are_valid(name):
-    assert load_config(RECIPES / f"{name}.yaml", Posttrain).name == name
