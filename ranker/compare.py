@@ -93,9 +93,9 @@ def read_runs(runs: list[RunFolder], split: str) -> tuple[Rows, list[Repeated]]:
 
 def spread(recipe: Repeated, rows: Rows) -> dict[str, Any]:
     """Figures of a recipe: mean, sd and values over its seeds, overall and by slice."""
-    per_seed = [metrics.summary(rows.label, score, rows.user) for score in recipe.scores.values()]
+    per_seed = [metrics.report(rows.label, score, rows.user, rows.masks) for score in recipe.scores.values()]
     columns = {name: mean_sd(np.array([found[name] for found in per_seed])) for name in FIGURES}
-    parts = {name: _slice_spread(recipe, rows.label, rows.user, mask) for name, mask in rows.masks.items()}
+    parts = {name: _slice_spread([found["slices"][name] for found in per_seed]) for name in rows.masks}
     return {"seeds": list(recipe.scores)} | columns | {"slices": parts}
 
 
@@ -166,8 +166,7 @@ def mean_sd(values: np.ndarray) -> dict[str, Any]:
     return {"mean": float(values.mean()), "sd": sd, "values": values.tolist()}
 
 
-def _slice_spread(recipe: Repeated, label: np.ndarray, user: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    parts = [metrics.slice_summary(label[mask], score[mask], user[mask]) for score in recipe.scores.values()]
+def _slice_spread(parts: list[dict[str, Any]]) -> dict[str, Any]:
     facts = {k: v for k, v in parts[0].items() if k in ("rows", "positives", "too_small", "reason")}
     for name in ("auc", "gauc"):
         values = [part[name] for part in parts]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import InputError
+from ranker.ranked import Ranked, Sorted, sorted_by_score
 
 MIN_CLASS_ROWS = 50
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
@@ -57,48 +58,25 @@ def auc(label: np.ndarray, score: np.ndarray) -> float:
     Equal to the Mann-Whitney statistic over n+ * n-.
     """
     check(label, score)
-    order = np.argsort(score, kind="stable")
-    value = _sorted_auc(label[order], score[order])
+    value = _whole_auc(sorted_by_score(label, score))
     if value is None:
         raise InputError(f"AUC needs both classes; all {len(label)} labels are {int(label[0])}")
     return value
 
 
-def _sorted_auc(label: np.ndarray, score: np.ndarray) -> float | None:
-    """AUC of rows sorted by score; None with one class."""
-    positives = int(np.count_nonzero(label))
-    negatives = len(label) - positives
-    if not positives or not negatives:
-        return None
-    last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
-    pos = np.diff(np.cumsum(label, dtype=np.int64)[last], prepend=0)
-    neg = np.diff(last + 1, prepend=0) - pos
-    below = np.cumsum(neg) - neg
-    twice = int(np.sum(pos * (2 * below + neg)))
-    return twice / (2 * positives * negatives)
+def _whole_auc(rows: Sorted) -> float | None:
+    """AUC of rows as one group; None with one class."""
+    value = float(rows.aucs()[2][0])
+    return value if np.isfinite(value) else None
 
 
 def group_aucs(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(group values, rows, AUC) of every group, AUC NaN with one class; one sort by (group, score)."""
+    """(group values, rows, AUC) of every group, AUC NaN with one class."""
     check(label, score, group)
-    order = np.lexsort((score, group))
-    g, s, y = group[order], score[order], label[order].astype(np.int64)
-    new_group = np.append(True, g[1:] != g[:-1])
-    new_tie = new_group | np.append(True, s[1:] != s[:-1])
-    start = np.flatnonzero(new_group)
-    rows = np.diff(np.append(start, len(g)))
-    tie = np.flatnonzero(new_tie)
-    group_of_tie = np.cumsum(new_group)[tie] - 1
-    pos = np.add.reduceat(y, tie)
-    neg = np.diff(np.append(tie, len(g))) - pos
-    before = np.cumsum(neg) - neg
-    before -= before[np.searchsorted(tie, start)][group_of_tie]
-    twice = np.bincount(group_of_tie, pos * (2.0 * before + neg), minlength=len(start))
-    positives = np.add.reduceat(y, start)
-    pairs = positives * (rows - positives).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = np.where(pairs > 0, twice / (2 * pairs), np.nan)
-    return g[start], rows, value
+    sorted_rows = Ranked.of(label, score, group).by_group
+    start, rows, value = sorted_rows.aucs()
+    assert sorted_rows.group is not None
+    return sorted_rows.group[start], rows, value
 
 
 def gauc(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> Gauc:
@@ -106,20 +84,29 @@ def gauc(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> Gauc:
 
     Raises InputError if no group has both classes.
     """
-    _, rows, value = group_aucs(label, score, group)
+    check(label, score, group)
+    return _gauc(Ranked.of(label, score, group).by_group)
+
+
+def _gauc(sorted_rows: Sorted) -> Gauc:
+    _, rows, value = sorted_rows.aucs()
     both = np.isfinite(value)
     if not both.any():
         raise InputError(f"GAUC needs a group with both classes; none of the {len(rows)} groups has them")
     counted = int(rows[both].sum())
     mean = float(np.average(value[both], weights=rows[both]))
-    return Gauc(mean, counted, int(both.sum()), counted / len(label), float(both.mean()))
+    return Gauc(mean, counted, int(both.sum()), counted / int(rows.sum()), float(both.mean()))
 
 
 def logloss(label: np.ndarray, score: np.ndarray) -> float:
     """Mean negative log likelihood of probabilities, clipped to [1e-15, 1 - 1e-15]."""
     check(label, score)
-    p = np.clip(score, 1e-15, 1 - 1e-15)
-    return float(-np.mean(np.where(label == 1, np.log(p), np.log1p(-p))))
+    p = np.clip(score.astype(np.float64, copy=False), 1e-15, 1 - 1e-15)
+    clicked = label == 1
+    loss = np.empty(len(p))
+    np.log(p, out=loss, where=clicked)
+    np.log1p(-p, out=loss, where=~clicked)
+    return float(-np.mean(loss))
 
 
 def normalised_entropy(label: np.ndarray, score: np.ndarray) -> float:
@@ -142,43 +129,56 @@ def pcoc(label: np.ndarray, score: np.ndarray) -> float:
 def reliability(label: np.ndarray, score: np.ndarray, bins: int = 20) -> dict[str, np.ndarray]:
     """Reliability table over `bins` equal-mass bins by score: rows, mean score, CTR of each."""
     check(label, score)
-    order = np.argsort(score, kind="stable")
-    edges = np.linspace(0, len(score), min(bins, len(score)) + 1).astype(np.int64)
+    return _reliability(sorted_by_score(label, score), bins)
+
+
+def _reliability(sorted_rows: Sorted, bins: int = 20) -> dict[str, np.ndarray]:
+    n = len(sorted_rows.label)
+    edges = np.linspace(0, n, min(bins, n) + 1).astype(np.int64)
     rows = np.diff(edges)
     return {
         "rows": rows,
-        "score": np.add.reduceat(score[order].astype(np.float64), edges[:-1]) / rows,
-        "ctr": np.add.reduceat(label[order].astype(np.float64), edges[:-1]) / rows,
+        "score": np.add.reduceat(sorted_rows.score.astype(np.float64), edges[:-1]) / rows,
+        "ctr": np.add.reduceat(sorted_rows.label.astype(np.float64), edges[:-1]) / rows,
     }
 
 
 def ece(label: np.ndarray, score: np.ndarray, bins: int = 20) -> float:
     """Expected calibration error: row-weighted mean |mean score - CTR| over equal-mass bins."""
-    table = reliability(label, score, bins)
+    return _ece(reliability(label, score, bins))
+
+
+def _ece(table: dict[str, np.ndarray]) -> float:
     return float(np.average(np.abs(table["score"] - table["ctr"]), weights=table["rows"]))
 
 
 def summary(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> dict[str, Any]:
     """All metrics of one set of rows, as in metrics.json."""
-    grouped = gauc(label, score, user)
+    check(label, score, user)
+    return _summary(label, score, Ranked.of(label, score, user))
+
+
+def _summary(label: np.ndarray, score: np.ndarray, ranked: Ranked) -> dict[str, Any]:
+    grouped = _gauc(ranked.by_group)
     return {
-        "auc": auc(label, score),
+        "auc": _whole_auc(ranked.by_score),
         "gauc": grouped.value,
         "gauc_rows_share": grouped.rows_share,
         "gauc_users_share": grouped.groups_share,
         "logloss": logloss(label, score),
         "ne": normalised_entropy(label, score),
         "pcoc": pcoc(label, score),
-        "ece": ece(label, score),
+        "ece": _ece(_reliability(ranked.by_score)),
         "ctr": float(np.mean(label)),
         "rows": len(label),
-        "users": len(np.unique(user)),
+        "users": len(ranked.by_group.aucs()[0]),
     }
 
 
-def slice_summary(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> dict[str, Any]:
+def slice_summary(ranked: Ranked) -> dict[str, Any]:
     """AUC and GAUC of a slice with its size. Fewer than MIN_CLASS_ROWS of a class: marked `too_small`
     (the standard error of such an AUC is above about .04); a class that is absent gives null and the reason."""
+    label = ranked.by_score.label
     positives = int(np.count_nonzero(label))
     facts: dict[str, Any] = {"rows": len(label), "positives": positives, "auc": None, "gauc": None}
     if min(positives, len(label) - positives) < MIN_CLASS_ROWS:
@@ -186,13 +186,11 @@ def slice_summary(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> dic
     if not positives or positives == len(label):
         facts["reason"] = "one class only" if len(label) else "no rows"
         return facts
-    facts["auc"] = auc(label, score)
-    _, rows, value = group_aucs(label, score, user)
-    both = np.isfinite(value)
-    if both.any():
-        facts["gauc"] = float(np.average(value[both], weights=rows[both]))
-        facts["gauc_rows_share"] = float(rows[both].sum() / len(label))
-    else:
+    facts["auc"] = _whole_auc(ranked.by_score)
+    try:
+        grouped = _gauc(ranked.by_group)
+        facts |= {"gauc": grouped.value, "gauc_rows_share": grouped.rows_share}
+    except InputError:
         facts["reason"] = "no user with both classes"
     return facts
 
@@ -200,10 +198,10 @@ def slice_summary(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> dic
 def report(
     label: np.ndarray, score: np.ndarray, user: np.ndarray, slices: dict[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """`summary` plus `slices` (name -> boolean mask (n,)) plus the reliability table."""
-    found = summary(label, score, user)
-    found["slices"] = {
-        name: slice_summary(label[mask], score[mask], user[mask]) for name, mask in (slices or {}).items()
-    }
-    found["reliability"] = {name: values.tolist() for name, values in reliability(label, score).items()}
+    """`summary` plus `slices` (name -> boolean mask (n,)) plus the reliability table; sorts once for all of them."""
+    check(label, score, user)
+    ranked = Ranked.of(label, score, user)
+    found = _summary(label, score, ranked)
+    found["slices"] = {name: slice_summary(ranked.only(mask)) for name, mask in (slices or {}).items()}
+    found["reliability"] = {name: values.tolist() for name, values in _reliability(ranked.by_score).items()}
     return found

@@ -52,6 +52,25 @@ def test_calibration_equals_its_definitions():
     assert metrics.ece(label, score) == pytest.approx(sum(gaps) / len(label), abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["whole", "negative", "far apart", "text"])
+def test_a_report_sorts_once_and_gives_each_slice_what_its_rows_alone_give(kind):
+    label, score, user = rows(3)
+    names = {"whole": user, "negative": user - 30, "far apart": user * 10**17, "text": user.astype(str)}[kind]
+    masks = {f"every {n}": np.arange(2000) % n == 0 for n in (1, 2, 7)}
+    found = metrics.report(label, score, names, masks)
+    assert {m: found[m] for m in ("auc", "gauc", "ece")} == {
+        "auc": metrics.auc(label, score),
+        "gauc": metrics.gauc(label, score, user).value,
+        "ece": metrics.ece(label, score),
+    }
+    for name, mask in masks.items():
+        part = found["slices"][name]
+        assert part["auc"] == pytest.approx(roc_auc_score(label[mask], score[mask]), abs=1e-12)
+        alone = metrics.gauc(label[mask], score[mask], names[mask])
+        assert (part["gauc"], part["gauc_rows_share"]) == (alone.value, alone.rows_share)
+    assert found["users"] == len(np.unique(names))
+
+
 def test_a_small_slice_is_marked_and_a_slice_of_one_class_says_why():
     label, score, user = rows(8)
     masks = {"few": np.arange(2000) < 40, "negatives": label == 0, "none": np.zeros(2000, bool), "all": label >= 0}
