@@ -72,19 +72,20 @@ def load_ranker(
 
 
 def run_sources(
-    run: RunFolder, spec: FeatureSpec, dataset: Dataset, stores: dict[str, Path]
+    run: RunFolder, spec: FeatureSpec, dataset: Dataset, stores: dict[str, Path], same: bool = False
 ) -> dict[str, VectorSource]:
     """The stores of a run: the recorded version at the recorded path, or the newest of those given instead.
 
+    `same`: the recorded version of those given as well.
     Raises InputError for a store that is gone or unfit, or that holds vectors of another encoder.
     """
     recorded: dict[str, dict[str, Any]] = run.meta().get("stores", {})
     paths = {name: Path(facts["path"]) for name, facts in recorded.items()} | stores
-    versions = {name: facts["version"] for name, facts in recorded.items() if name not in stores}
+    versions = {name: facts["version"] for name, facts in recorded.items() if same or name not in stores}
     sources = open_sources(spec, dataset, paths, versions)
     for name, source in sources.items():
         then, now = recorded[name], source.facts()
-        for field in ("encoder", "dim") if name in stores else ("fingerprint",):
+        for field in ("encoder", "dim") if name in stores and not same else ("fingerprint",):
             if then[field] != now[field]:
                 raise InputError(
                     f"{source.root}: vectors {name!r} of {run.root} had {field} {then[field]}, this store has "

@@ -137,6 +137,9 @@ class Train(Config):
     async_checkpoints: bool = Field(
         False, description="write checkpoints in a thread, from a copy of the trained state, while training goes on"
     )
+    follow_stores: bool = Field(
+        False, description="after each evaluation go on with the newest versions of frozen and projected vectors"
+    )
     loader_workers: int = Field(1, ge=0, description="threads that build batches ahead")
     threads: int | None = Field(None, ge=1, description="CPU threads of the compute; None: torch's choice")
 
@@ -222,6 +225,12 @@ class Recipe(Config):
             raise ValueError(
                 f"sharding: item vectors {copied[0]!r} cannot be data_parallel; give them kinds of their own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_follow(self) -> "Recipe":
+        if self.train.follow_stores and not any(v.mode in ("frozen", "projected") for v in self.features.vectors):
+            raise ValueError("train.follow_stores: no features.vectors are frozen or projected; trained ones stay")
         return self
 
     @model_validator(mode="after")

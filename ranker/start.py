@@ -13,6 +13,7 @@ from features.ranks import Ranks
 from features.vector_source import VectorSource, open_sources
 from ranker.build import run_sources
 from ranker.config import Recipe
+from ranker.following import sources_of_best, versions
 from ranker.run_folder import RunFolder
 from ranker.versions import installed
 
@@ -24,8 +25,10 @@ def start_sources(
 
     Raises InputError for a store that is missing or unfit.
     """
+    if resume and run.is_there() and recipe.train.follow_stores:
+        return sources_of_best(run, recipe.features, dataset, stores)
     if resume and run.is_there():
-        return run_sources(run, recipe.features, dataset, stores)
+        return run_sources(run, recipe.features, dataset, stores, same=True)
     return open_sources(recipe.features, dataset, stores)
 
 
@@ -77,7 +80,12 @@ def start_run(
         return True
     if ranks.first:
         run.root.mkdir(parents=True, exist_ok=True)
-        more = {"encoders": encoders or None, "previous": str(previous.root.resolve()) if previous else None}
+        more: dict[str, Any] = {
+            "encoders": encoders or None,
+            "previous": str(previous.root.resolve()) if previous else None,
+        }
+        if recipe.train.follow_stores:
+            more["store_moves"] = [{"step": -1, "versions": versions(sources)}]
         run.write_meta(_meta(recipe, dataset, sources, ranks) | {name: value for name, value in more.items() if value})
         run.write_recipe(recipe)
     return False

@@ -24,6 +24,7 @@ from ranker.checkpoint import Checkpoints, Progress
 from ranker.config import Recipe
 from ranker.end_to_end import ItemEncoders, OpenEncoder
 from ranker.evaluate import evaluate, valid_figures
+from ranker.following import moved_sources, record_best, sources_at
 from ranker.incremental import grown_encoder, take_over
 from ranker.losses import click_loss
 from ranker.make_training import pretrain
@@ -57,16 +58,14 @@ class Trainer:
         self.recipe, self.dataset, self.run, self.ranks, self.encoders = recipe, dataset, run, ranks, encoders
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
-        if previous is None:
+        if recipe.train.follow_stores and (run.checkpoints / "last").exists():
+            self.encoder = FeatureEncoder.load(run.encoder)  # its codebooks are of the first version
+        elif previous is None:
             self.encoder = FeatureEncoder.fit(recipe.features, dataset, sources)
         else:
             self.encoder = grown_encoder(previous, recipe, dataset)
-        self.samples = SampleEncoder(self.encoder, dataset, sources)
-        self.loader = train_loader(recipe, self.samples, ranks)
-        self.model, self.plan = build_ranker(recipe, self.samples, ranks)
-        total = recipe.train.epochs * self.loader.batches
-        rates = cast(Ranker, self.model.module).rates() | encoders.rates()
-        self.optimizers = Optimizers(self.model, recipe.train, total, rates, encoders.parameters())
+        self.best_sources = sources
+        self._build(sources)
         self.checkpoints = Checkpoints(
             run.checkpoints,
             self.encoder.fingerprint,
@@ -76,16 +75,52 @@ class Trainer:
             recipe.train.async_checkpoints,
         )
         self.progress = Progress()
-        self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, total)
+        self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, self.optimizers.total_steps)
         self._stop = False
 
+    def _build(self, sources: dict[str, VectorSource]) -> None:
+        """All that depends on the versions of the stores, with initial weights."""
+        recipe, encoders = self.recipe, self.encoders
+        self.samples = SampleEncoder(self.encoder, self.dataset, sources)
+        self.loader = train_loader(recipe, self.samples, self.ranks)
+        self.model, self.plan = build_ranker(recipe, self.samples, self.ranks)
+        total = recipe.train.epochs * self.loader.batches
+        rates = cast(Ranker, self.model.module).rates() | encoders.rates()
+        self.optimizers = Optimizers(self.model, recipe.train, total, rates, encoders.parameters())
+
     def resume(self) -> bool:
-        """Continue from the last checkpoint; False if there is none."""
+        """Continue from the last checkpoint, with the versions of the stores that it had; False if there is none."""
         if not self.checkpoints.has("last"):
             return False
+        self._load_last()
+        if self.recipe.train.follow_stores:
+            sources = sources_at(self.run, self.progress.step, self.samples.vectors, self.dataset)
+            if sources != self.samples.vectors:
+                self._build(sources)
+                self._load_last()
+        return True
+
+    def _load_last(self) -> None:
         self.optimizers.allocate()
         self.progress = self.checkpoints.load("last", self.model, self.optimizers.all)
+
+    def _follow(self) -> bool:
+        """After an evaluation: go on with newer versions of the stores; whether there were any."""
+        if not self.recipe.train.follow_stores or self._over():
+            return False
+        sources = moved_sources(self.run, self.progress.step, self.samples.vectors, self.dataset, self.ranks)
+        if sources is None:
+            return False
+        self.checkpoints.wait()
+        self._build(sources)
+        self._load_last()
         return True
+
+    def load_best(self) -> None:
+        """Take the best checkpoint back, with the versions of the stores that it had."""
+        if self.best_sources != self.samples.vectors:
+            self._build(self.best_sources)
+        self.checkpoints.load("best", self.model)
 
     def fit(self) -> None:
         """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
@@ -101,7 +136,9 @@ class Trainer:
             if not self.progress.step:
                 self.encoders.refresh(self.model)
                 self._pretrain()
-            while self.progress.epoch < self.recipe.train.epochs and not self._out_of_patience():
+            elif self.progress.batch == 0 or self.progress.batch in self._evals():
+                self._follow()
+            while not self._over():
                 self._epoch(log)
             self.checkpoints.wait()
         finally:
@@ -116,8 +153,7 @@ class Trainer:
 
     def _epoch(self, log: TrainLog) -> None:
         progress, train = self.progress, self.recipe.train
-        batches = self.loader.batches
-        evals = {-(-batches * (i + 1) // train.evals_per_epoch) for i in range(train.evals_per_epoch)}
+        batches, evals = self.loader.batches, self._evals()
         self.model.train()
         for batch in log.watched(self.loader.epoch(progress.epoch, progress.batch)):
             loss = self.train_step(batch)
@@ -127,7 +163,7 @@ class Trainer:
                 self.encoders.refresh(self.model)
             if progress.batch in evals:
                 self._evaluate(log, epoch_done=progress.batch == batches)
-                if self._out_of_patience():
+                if self._over() or self._follow():
                     return
             elif train.checkpoint_every and progress.step % train.checkpoint_every == 0:
                 self._save()
@@ -135,6 +171,11 @@ class Trainer:
                 self._save()
                 self.checkpoints.wait()
                 raise Interrupted(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
+
+    def _evals(self) -> set[int]:
+        """After which batches of an epoch the model is judged."""
+        count = self.recipe.train.evals_per_epoch
+        return {-(-self.loader.batches * (i + 1) // count) for i in range(count)}
 
     def train_step(self, batch: Batch) -> float:
         """One optimizer step; returns the mean loss over the rows of all ranks."""
@@ -181,13 +222,19 @@ class Trainer:
         progress.evals_since_best = 0 if best else progress.evals_since_best + 1
         log.evaluation(progress, found, best, self.model)
         self._save(best)
+        if best and self.recipe.train.follow_stores:
+            self.best_sources = self.samples.vectors
+            if self.ranks.first:
+                record_best(self.run, self.best_sources)
 
     def _save(self, best: bool = False) -> None:
         self.checkpoints.save(self.model, self.optimizers.all, self.progress, best)
 
-    def _out_of_patience(self) -> bool:
-        patience = self.recipe.train.patience
-        return patience is not None and self.progress.evals_since_best >= patience
+    def _over(self) -> bool:
+        """Whether all epochs are done, or patience is at its end."""
+        train, progress = self.recipe.train, self.progress
+        out_of_patience = train.patience is not None and progress.evals_since_best >= train.patience
+        return progress.epoch >= train.epochs or out_of_patience
 
     def _on_sigterm(self, *_: Any) -> None:
         self._stop = True
@@ -215,7 +262,8 @@ def train(
     """Train a recipe into `out`, score valid and test with the best checkpoint; returns the test metrics.
 
     A dataset without test rows is scored on valid alone, and the valid metrics are returned.
-    `stores`: representation stores by name; a run reads one version of each, the newest at its start.
+    `stores`: representation stores by name; a run reads the newest version of each at its start, and keeps to it
+    unless the recipe says train.follow_stores.
     `encoders`: of end_to_end vectors, by name, what gives the module; it ends as in the best checkpoint.
     `previous`: a run on earlier data whose model this one goes on from.
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
@@ -233,7 +281,7 @@ def train(
         trainer.optimizers.allocate()
         take_over(previous, trainer.encoder, trainer.model, trainer.optimizers.all)
     trainer.fit()
-    trainer.checkpoints.load("best", trainer.model)
+    trainer.load_best()
     found: dict[str, Any] = {}
     for split in judged_splits(dataset):
         found = evaluate(trainer.model, trainer.samples, split, run, ranks)
