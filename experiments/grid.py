@@ -95,10 +95,15 @@ class Shard:
         return place % self.of == self.number
 
 
-def grid_flags(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that runs a grid: --jobs and --shard."""
-    what = "runs at a time, one process each; 0: one after the other in this process (default 0)"
-    parser.add_argument("--jobs", type=int, default=0, help=what)
+ALL = Shard()
+NOTHING = Shard(1, 1)  # no cell is its own: it reads what the others finished
+
+
+def grid_flags(parser: argparse.ArgumentParser, jobs: int = 0) -> None:
+    """The options of every command that runs a grid: --jobs (default: `jobs`) and --shard."""
+    what = "runs at a time, one process each; 0: one after the other in this process, whose peak memory is then that "
+    what += f"of all of them so far (default {jobs})"
+    parser.add_argument("--jobs", type=int, default=jobs, help=what)
     what = "do every N-th cell from I on (I from 0); auto: by Slurm's array or torchrun. The last one writes the report"
     parser.add_argument("--shard", metavar="I/N", help=what)
 
@@ -261,6 +266,13 @@ class _Shown:
         what = f"FAILED: {error}" if error else "done"
         print(f"grid {self.done}/{self.cells} {cell.name} {what} ({took}; about {left} left)", file=sys.stderr)
         sys.stderr.flush()
+
+
+def require_all_there(outcomes: Sequence[Outcome]) -> None:
+    """Raise InputError where cells are another shard's and not finished: the last shard writes the report."""
+    waiting = [outcome for outcome in outcomes if outcome.error == OTHERS]
+    if waiting:
+        raise InputError(f"{len(waiting)} cells are another shard's and not finished yet; call again for the report")
 
 
 def train_here(cell: Cell, out: Path) -> str | None:

@@ -269,7 +269,7 @@ def train(
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
     """
     run = RunFolder(out)
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     require_both_classes(dataset)
     sources = start_sources(run, recipe, dataset, stores or {}, resume)
     trained = ItemEncoders(encoders or {}, sources, ranks)
@@ -295,5 +295,6 @@ def train(
             "peak_rss_bytes": peak_rss_bytes(),
         }
         meta |= {"seconds": meta.get("seconds", 0.0) + time.monotonic() - started}
+        meta |= {"cpu_seconds": meta.get("cpu_seconds", 0.0) + time.process_time() - cpu}
         run.write_meta(meta)
     return found

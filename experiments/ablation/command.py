@@ -17,13 +17,13 @@ from data.config import load_config
 from data.dataset import Dataset
 from data.errors import InputError
 from data.files import write_json, write_parquet, write_text
-from data.host import git_commit
+from data.host import git_commit, keep_freed_memory
 from experiments.ablation.cells import Recipes, cells
 from experiments.ablation.config import Study
 from experiments.ablation.table import measure
 from experiments.ablation.text import frame, markdown
 from experiments.ablation.tuning import Tuner, blind_view, planned
-from experiments.grid import Cell, Grid, Outcome
+from experiments.grid import Cell, Grid, Outcome, Shard, grid_flags, require_all_there
 from experiments.page import alone
 from experiments.report.ablations import ablation_section
 from features.store import Store
@@ -38,18 +38,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--store", action="append", default=[], metavar="NAME=DIR", help="representation store")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study; what is finished there stays")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the study")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one process each (default 1)")
+    grid_flags(parser, jobs=1)
     parser.add_argument("--dry-run", action="store_true", help="print the grid and the time it takes; train nothing")
     parser.add_argument("--json", type=Path, help="write the report's figures here as well")
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        raise InputError(f"--jobs {args.jobs}: at least one")
+    keep_freed_memory()
     study = load_config(args.study, Study, args.set)
     work = Ablation(study, Recipes(study, args.study.parent), args.data, named(args.store), args.out)
     if args.dry_run:
         print(work.describe(args.jobs))
         return 0
-    report, outcomes = work.run(args.jobs)
+    report, outcomes = work.run(args.jobs, Shard.parse(args.shard))
     print(markdown(report))
     if args.json:
         write_json(args.json, report)
@@ -81,17 +80,21 @@ class Ablation:
         grid = Grid(self.out / "runs", self._cells({}), check=False)
         return "\n".join([*lines, "runs", grid.describe(jobs, speed)])
 
-    def run(self, jobs: int) -> tuple[dict[str, Any], list[Outcome]]:
-        """Tune, train what is not finished, measure, write the report."""
+    def run(self, jobs: int, shard: Shard) -> tuple[dict[str, Any], list[Outcome]]:
+        """Tune, train what is not finished, measure, write the report.
+
+        Raises InputError where another shard's cells are not finished; then there is no report yet.
+        """
         plain = yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False)
         write_text(self.out / "study.yaml", plain)
         found: dict[str, dict[str, Any]] = {}
         if self.study.tuning:
             blind = blind_view(self.dataset, self.out / "dataset-without-test")
-            found = Tuner(self.recipes, self.study.tuning, blind, self.stores, self.out / "tuning").run(jobs)
+            found = Tuner(self.recipes, self.study.tuning, blind, self.stores, self.out / "tuning").run(jobs, shard)
             write_json(self.out / "tuning.json", found)
         settings = {name: tuned["settings"] for name, tuned in found.items()}
-        outcomes = Grid(self.out / "runs", self._cells(settings)).run(jobs)
+        outcomes = Grid(self.out / "runs", self._cells(settings)).run(jobs, shard)
+        require_all_there(outcomes)
         report = self._report(measure(self.study, self.variants, outcomes), found)
         write_json(self.out / "report.json", report)
         write_text(self.out / "report.md", markdown(report))

@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.files import write_json
 from experiments.ablation.cells import Recipes, Variant, needed
 from experiments.ablation.config import Choice, Tuning
-from experiments.grid import Cell, Grid
+from experiments.grid import ALL, NOTHING, Cell, Grid, Shard, require_all_there
 from ranker.run_folder import RunFolder
 
 
@@ -64,18 +64,26 @@ class Tuner:
         self.mechanisms = [m.name for m in recipes.study.mechanisms]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def run(self, jobs: int) -> dict[str, dict[str, Any]]:
+    def run(self, jobs: int, shard: Shard = ALL) -> dict[str, dict[str, Any]]:
         """Search; -> by mechanism {settings, value, trials}. A failed trial counts as a trial.
 
-        Raises InputError where every trial of a mechanism failed.
+        A shard searches for every N-th mechanism and reads what the others found.
+        Raises InputError where every trial of a mechanism failed, or another shard's are not finished.
         """
-        searches = {name: self._search(name) for name in self.mechanisms}
-        trials: dict[str, list[dict[str, Any]]] = {name: [] for name in self.mechanisms}
-        for number in range(self.tuning.trials):
+        mine = [name for place, name in enumerate(self.mechanisms) if shard.mine(place)]
+        found = self._run(mine, jobs, ALL)
+        found |= self._run([name for name in self.mechanisms if name not in mine], jobs, NOTHING)
+        return {name: found[name] for name in self.mechanisms}
+
+    def _run(self, mechanisms: list[str], jobs: int, shard: Shard) -> dict[str, dict[str, Any]]:
+        searches = {name: self._search(name) for name in mechanisms}
+        trials: dict[str, list[dict[str, Any]]] = {name: [] for name in mechanisms}
+        for number in range(self.tuning.trials if mechanisms else 0):
             asked = {name: search.ask() for name, search in searches.items()}
             settings = {name: self._suggested(trial) for name, trial in asked.items()}
-            grid = Grid(self.root, self._cells(number, settings))
-            for name, outcome in zip(self.mechanisms, grid.run(jobs), strict=True):
+            outcomes = Grid(self.root, self._cells(number, settings)).run(jobs, shard)
+            require_all_there(outcomes)
+            for name, outcome in zip(mechanisms, outcomes, strict=True):
                 value = None if outcome.error else valid_metric(outcome.run, self.tuning.metric)
                 if value is None:
                     searches[name].tell(asked[name], state=optuna.trial.TrialState.FAIL)
@@ -99,8 +107,8 @@ class Tuner:
 
     def _cells(self, number: int, settings: dict[str, dict[str, Any]]) -> list[Cell]:
         return [
-            trial(self.recipes, self.tuning, name, number, settings[name], self.data, self.stores)
-            for name in self.mechanisms
+            trial(self.recipes, self.tuning, name, number, values, self.data, self.stores)
+            for name, values in settings.items()
         ]
 
     def _suggested(self, trial: optuna.Trial) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from data.marketplace.config import Market
 from data.marketplace.simulate import simulate
 from data.prepare import prepare
 from data.sources.tabular import Tabular
-from experiments.grid import OTHERS, Outcome, Shard, grid_flags
+from experiments.grid import Outcome, Shard, grid_flags, require_all_there
 from experiments.page import Section
 from experiments.report.command import write_page
 from ranker.run_folder import RunFolder
@@ -95,9 +95,7 @@ def require_done(outcomes: Sequence[Outcome]) -> list[str]:
 
     Raises InputError where cells are another shard's and not finished: the last shard writes the report.
     """
-    waiting = [o.cell.name for o in outcomes if o.error == OTHERS]
-    if waiting:
-        raise InputError(f"{len(waiting)} cells are another shard's and not finished yet; call again for the report")
+    require_all_there(outcomes)
     failed = [f"{o.cell.name}: {o.error}" for o in outcomes if o.error]
     for line in failed:
         print(f"moon study: {line}", file=sys.stderr)

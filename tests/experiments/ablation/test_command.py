@@ -126,6 +126,21 @@ def test_mistakes_are_one_line(changes, words, message, small, store, tmp_path, 
     assert not (tmp_path / "o").exists()
 
 
+def test_two_shards_share_the_study_and_the_last_one_writes_the_same_report(done, tmp_path, capfd):
+    words, out = done
+    copy = tmp_path / "out"
+    words = [*(str(copy) if word == str(out) else word for word in words[:-1]), "0", "--shard"]
+    statuses = [moon.main([*words, shard]) for shard in ("0/2", "1/2", "0/2", "1/2")]
+    shown = capfd.readouterr().err
+    assert statuses == [2, 2, 0, 0] and shown.count("another shard's and not finished yet; call again") == 2
+    trained = [line.split()[2] for line in shown.splitlines() if " done (" in line]
+    assert len(trained) == len(set(trained)) == 10  # four trials and six cells, each by one shard
+    whole, shared = (json.loads((folder / "report.json").read_text()) for folder in (out, copy))
+    for a, b in zip(whole["groups"], shared["groups"], strict=True):
+        assert b["figures"] == a["figures"] and b["content_gain"] == a["content_gain"]
+    assert shared["tuning"] == whole["tuning"]
+
+
 def test_another_study_in_the_same_folder_is_an_error(done, capsys):
     words, _ = done
     assert moon.main([*words, "--set", "draws=200"]) == 2
