@@ -72,7 +72,8 @@ min-width:min(100%,24rem)}
 th,td{padding:.32rem .8rem;text-align:right;white-space:nowrap;
 border-bottom:1px solid var(--line);vertical-align:baseline}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}
-tbody th{min-width:7rem}.words{text-align:left!important;white-space:normal;min-width:6.5rem;overflow-wrap:break-word}
+tbody th{min-width:clamp(7rem,20vw,13rem)}
+.words{text-align:left!important;white-space:normal;min-width:6.5rem;overflow-wrap:break-word}
 td:last-child,th:last-child{padding-right:.2rem}
 thead th{color:var(--dim);font-weight:600;vertical-align:bottom}tbody th{font-weight:500}
 tr.quiet>*{color:var(--dim)}td.found{color:var(--s0);font-weight:650}td small,th small{display:block;font-weight:400;

@@ -141,19 +141,12 @@ class MultiHeadTargetAttention(nn.Module):
     def forward(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
         """similarity (N,) to the target, for SA-TA -> (B, heads * head_dim); 0 for an empty history."""
         s = b.sequence
-        key = gather(self.item_key(b.items_UD), s.item)
+        weights = self.weights(b, similarity)
         values = [(self.item_value(b.items_UD), s.item)]
-        if self.side_key is not None and self.side_value is not None:
+        if self.side_value is not None:
             widths = [side.rows_SE.size(1) for side in b.sides]
-            to_key, to_value = (w.split(widths, 1) for w in (self.side_key.weight, self.side_value.weight))
-            for side, w_key, w_value in zip(b.sides, to_key, to_value, strict=True):
-                key = key + gather(side.rows_SE @ w_key.t(), side.index)
-                values.append((side.rows_SE @ w_value.t(), side.index))
-        query = gather(self.query(b.query_BD), s.row)
-        scores = (query * key).unflatten(1, (self.heads, self.head_dim)).sum(2) / self.head_dim**0.5
-        if self.fusion is not None and similarity is not None:
-            scores = self.fusion(scores, similarity)
-        weights = segment_softmax(scores, s.row, s.lengths)
+            for side, w in zip(b.sides, self.side_value.weight.split(widths, 1), strict=True):
+                values.append((side.rows_SE @ w.t(), side.index))
         parts = []
         for head in range(self.heads):
             columns = slice(head * self.head_dim, (head + 1) * self.head_dim)
@@ -161,6 +154,20 @@ class MultiHeadTargetAttention(nn.Module):
             sums = [gathered_sum(v[:, columns].contiguous(), index, s.lengths, weight) for v, index in values]
             parts.append(torch.stack(sums).sum(0))
         return torch.cat(parts, 1)
+
+    def weights(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
+        """Attention weight (N, heads) of every behaviour."""
+        s = b.sequence
+        key = gather(self.item_key(b.items_UD), s.item)
+        if self.side_key is not None:
+            widths = [side.rows_SE.size(1) for side in b.sides]
+            for side, w in zip(b.sides, self.side_key.weight.split(widths, 1), strict=True):
+                key = key + gather(side.rows_SE @ w.t(), side.index)
+        query = gather(self.query(b.query_BD), s.row)
+        scores = (query * key).unflatten(1, (self.heads, self.head_dim)).sum(2) / self.head_dim**0.5
+        if self.fusion is not None and similarity is not None:
+            scores = self.fusion(scores, similarity)
+        return segment_softmax(scores, s.row, s.lengths)
 
 
 def sequence_module(item_dim: int, side_dim: int, config: SequenceModel) -> nn.Module:

@@ -17,6 +17,7 @@ from experiments.page import Card, Prose, Section, data, document
 from experiments.report import attention, encoders, neighbours, provenance, rankers
 from experiments.report.ablations import ablation_section
 from experiments.report.lifts import lift_section, ope_section
+from experiments.report.looked import mechanisms
 from experiments.report.neighbours import Stored
 from experiments.report.pictures import Pictures
 from experiments.report.rankers import Rankers
@@ -26,6 +27,7 @@ from experiments.report.studies import study_section
 from ranker.run_folder import RunFolder
 
 CARDS = 4  # key figures in the summary
+LOOKS = 3  # recipes of a dataset that are looked into
 
 
 def main(argv: list[str]) -> int:
@@ -86,9 +88,7 @@ def report(sources: Sources, against: str | None, draws: int) -> list[Section]:
         found = rankers.gather(mine, chosen, draws)
         if found is not None:
             made += rankers.sections(found, number)
-            mark = "" if number == 0 else f"-{number + 1}"
-            looked = _attention(found, datasets[key], stores[key], pictures[key], mark)
-            looks += [looked] if looked else []
+            looks += _attention(found, datasets[key], stores[key], pictures[key], len(looks))
     for number, (_, found) in enumerate(sources.figures("ablation")):
         made.append(ablation_section(found, _mark(number)))
     seen: dict[str, int] = {}
@@ -152,17 +152,24 @@ def _pictures(dataset: Dataset) -> Pictures | None:
 
 
 def _attention(
-    found: Rankers, dataset: Dataset, stores: Sequence[Stored], pictures: Pictures | None, mark: str
-) -> Section | None:
-    """Of the best recipe that has a readable attention; where its run cannot be loaded any more, the reason."""
+    found: Rankers, dataset: Dataset, stores: Sequence[Stored], pictures: Pictures | None, before: int
+) -> list[Section]:
+    """Of the best recipe of each set of readable mechanisms; where its run cannot be loaded any more, the reason."""
+    sections: list[Section] = []
+    seen: list[dict[str, list[str]]] = []
     for name in sorted(found.runs, key=lambda n: -found.facts[n]["auc"]["mean"]):
         run = found.runs[name][0]
-        if attention.attends(run) and run.checkpoints.is_dir():
-            try:
-                return attention.section(run, dataset, found.split, stores, pictures, mark)
-            except InputError as reason:
-                return Section(f"attention{mark}", "What it looks at", (Prose((f"Left out: {reason}.",)),))
-    return None
+        readable = mechanisms(run)
+        if not readable or readable in seen or len(sections) == LOOKS or not run.checkpoints.is_dir():
+            continue
+        seen.append(readable)
+        mark = _mark(before + len(sections))
+        try:
+            made = attention.section(run, dataset, found.split, stores, pictures, mark)
+        except InputError as reason:
+            made = Section(f"attention{mark}", f"What {name} looks at", (Prose((f"Left out: {reason}.",)),))
+        sections += [made] if made else []
+    return sections
 
 
 def _summary(made: Sequence[Section]) -> Section:

@@ -112,8 +112,9 @@ def sections(found: Rankers, number: int) -> list[Section]:
     if found.gains:
         parts.append(_gains(found))
     made = [Section(f"rankers{mark}", f"Rankers{several}", tuple(parts), _said(found), _cards(found))]
-    if found.gains:
-        made.append(Section(f"slices{mark}", f"Where they differ{several}", tuple(_slices(found))))
+    differ = _slices(found) if found.gains else []
+    if differ:
+        made.append(Section(f"slices{mark}", f"Where they differ{several}", tuple(differ)))
     made.append(
         Section(f"calibration{mark}", f"Calibration{several}", (_calibration(found), _calibration_table(found)))
     )

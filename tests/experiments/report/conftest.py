@@ -20,7 +20,7 @@ def make(root: Path, *more: object) -> int:
 
 @pytest.fixture(scope="session")
 def results(market_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run and a store of its items' vectors; the dataset is in the world's folder."""
+    """A folder with two runs and a store of its items' vectors; the dataset is in the world's folder."""
     root = tmp_path_factory.mktemp("report") / "results"
     features = RECIPE["features"] | {"sequences": []}
     tree = RECIPE | {"name": "plain", "features": features, "model": {"tower": [8]}}
@@ -28,7 +28,12 @@ def results(market_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     (root / "plain.yaml").write_text(yaml.safe_dump(tree))
     data = str(market_root / "data")
     assert moon.main(["train", str(root / "plain.yaml"), "--data", data, "--out", str(root / "runs" / "plain")]) == 0
-    write_store(root / "stores" / "random", market_root / "data")
+    store = write_store(root / "stores" / "random", market_root / "data")
+    tree = RECIPE | {"name": "cube", "features": RECIPE["features"] | {"vectors": [{"name": "content"}]}}
+    content = [{"kind": "cube", "vectors": "content", "sequences": ["history"]}]
+    (root / "cube.yaml").write_text(yaml.safe_dump(tree | {"model": RECIPE["model"] | {"content": content}}))
+    words = ["train", root / "cube.yaml", "--data", data, "--out", root / "runs" / "cube", "--store", store]
+    assert moon.main([str(word) for word in words]) == 0
     return root
 
 

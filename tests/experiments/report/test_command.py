@@ -49,8 +49,10 @@ def test_every_plot_has_words_a_table_and_its_figures_beside_the_page(page: Path
     assert text.count("<summary>Figures as a table</summary>") == len(figures)
     pictures = [attrs for tag, attrs in outline.tags if tag == "img"]
     assert len(pictures) > 30 and all(attrs["alt"] for attrs in pictures)
-    shown = parts["attention-users"]["rows"]
-    assert len({row[0] for row in shown}) == 4 and all(0 < row[3] <= 1 for row in shown)
+    looks = [section["parts"]["users"] for name, section in found.items() if name.startswith("attention")]
+    assert len(looks) == 2 and any("CUBE" in look["columns"] for look in looks)
+    for look in looks:
+        assert len({row[0] for row in look["rows"]}) == 4 and all(0 <= row[3] <= 1 for row in look["rows"])
 
 
 def test_the_page_is_sound_for_keyboards_and_screen_readers(page: Path):
@@ -106,7 +108,7 @@ def test_the_summary_says_what_the_figures_say(page: Path):
 
 def test_kinds_are_told_apart_and_what_is_none_is_refused(results: Path, market_root: Path, tmp_path: Path):
     found = Sources.of([results, market_root, RESULTS])
-    assert [p.name for p in found.runs] == ["plain", "run"] and [p.name for p in found.stores] == ["random"]
+    assert [p.name for p in found.runs] == ["cube", "plain", "run"] and [p.name for p in found.stores] == ["random"]
     assert [p.name for p in found.datasets] == ["data"]
     assert {"ablation", "lift"} <= set(found.found)
     with pytest.raises(InputError, match="nothing to report on"):

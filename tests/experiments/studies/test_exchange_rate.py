@@ -1,6 +1,9 @@
 """`moon study exchange-rate` on a small world: every cell is a run, nothing is done twice, findings are the runs'."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +24,17 @@ from tests.experiments.conftest import RECIPE
 
 VERSIONS = [{"name": f"colour{n}", "grid": n} for n in (1, 2, 3)]
 VERSIONS += [{"name": "white", "grid": 3, "whiten": 8}, {"name": "shuffled", "shuffle": "colour3"}]
+
+
+DATE = re.compile(rb"Made on \d{4}-\d\d-\d\d\.")
+
+
+def written(out: Path) -> dict[str, bytes]:
+    """The study's findings and report, without the date."""
+    names = ("findings.json", "report.json", "report.html")
+    found = {name: (out / name).read_bytes() for name in names}
+    assert DATE.search(found["report.html"])
+    return found | {"report.html": DATE.sub(b"", found["report.html"])}
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +75,22 @@ def test_findings_are_those_of_the_runs(done):
 
 def test_a_second_call_trains_nothing_and_writes_the_same(done, capfd):
     root, words = done
-    before = {name: (root / "out" / name).read_bytes() for name in ("findings.json", "report.json")}
+    before = written(root / "out")
     assert moon.main(words) == 0
     assert " done (" not in capfd.readouterr().err
-    assert before == {name: (root / "out" / name).read_bytes() for name in before}
+    assert before == written(root / "out")
     assert moon.main([*words, "--set", "queries=300"]) == 2
     assert "another study than this one" in capfd.readouterr().err
+
+
+def test_a_cell_and_a_version_that_were_lost_come_out_the_same(done, capfd):
+    root, words = done
+    before = written(root / "out")
+    for lost in ("runs/with_colour1/s1", "versions/colour2"):
+        shutil.rmtree(root / "out" / lost)
+    assert moon.main(words) == 0
+    assert capfd.readouterr().err.count(" done (") == 1
+    assert before == written(root / "out")
 
 
 def test_the_page_shows_every_metric_and_the_verdict_follows_the_intervals(done):
