@@ -93,6 +93,35 @@ def test_trained_vectors_survive_kill_9_bit_for_bit(small, tmp_path):
     same(reference, out)
 
 
+def test_the_first_phase_of_make_survives_kill_9_bit_for_bit(small, tmp_path):
+    make = {"kind": "make", "vectors": "image", "sequence": "rated", "width": 4, "tower": [4], "epochs": 12}
+    recipe = {
+        **LONG,
+        "features": LONG["features"] | {"vectors": [{"name": "image"}]},
+        "model": LONG["model"] | {"content": [make]},
+        "train": LONG["train"] | {"epochs": 1},
+    }
+    config, store = tmp_path / "make.yaml", write_store(tmp_path / "store", small)
+    config.write_text(yaml.safe_dump(recipe))
+    reference, out = tmp_path / "reference", tmp_path / "run"
+    words = ["--store", f"image={store}"]
+    assert finish(command(config, small, reference, *words)).returncode == 0
+    process = subprocess.Popen(command(config, small, out, *words), env=environment(), stdout=subprocess.DEVNULL)
+    figures, deadline = out / "pretraining" / "make0.json", time.monotonic() + 120
+    while not (figures.is_file() and len(json.loads(figures.read_text())["passes"]) >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert len(json.loads(figures.read_text())["passes"]) < 12  # in the midst of the phase
+    done = finish(command(config, small, out, *words, "--resume"))
+    assert done.returncode == 0, done.stderr
+    passes = [json.loads((run / "pretraining" / "make0.json").read_text())["passes"] for run in (reference, out)]
+    scores = [pl.read_parquet(run / "predictions.parquet")["score"] for run in (reference, out)]
+    assert passes[0] == passes[1] and len(passes[0]) == 12
+    assert losses(reference) == losses(out) and scores[0].equals(scores[1])
+
+
 def test_sigterm_saves_where_it_stands_and_exits_143(undisturbed, small, tmp_path):
     config, reference = undisturbed
     out = tmp_path / "run"
