@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from data.config import Config, load_config, parse_config
 from data.dataset import Dataset
+from data.errors import InputError
 from data.files import write_json, write_text
 from data.host import keep_freed_memory
 from data.images import TarImages
@@ -28,6 +29,7 @@ from data.marketplace.photographed import SIDE, look_vectors, measure, read_phot
 from data.marketplace.simulate import simulate
 from data.prepare import prepare
 from data.sources.tabular import Tabular
+from experiments.end_to_end import MoonEncoders
 from experiments.grid import Cell, Grid, clock
 from experiments.lift.command import run_test
 from experiments.lift.config import ArmName, LiftConfig, RankerArm
@@ -43,6 +45,7 @@ from moon_encoder.embed_job import run as embed
 from moon_encoder.embedding import BATCH
 from moon_encoder.trained_on import catalogue_columns
 from ranker.config import Recipe
+from ranker.end_to_end import OpenEncoder
 from ranker.run_folder import RunFolder
 from ranker.train import train
 
@@ -104,6 +107,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     keep_freed_memory()
     config = load_config(args.config, SharesConfig, args.set)
+    recipes(config, 0)  # a recipe that cannot be played is told before a world is made
     worlds: dict[tuple[float, int], dict[str, Any]] = {}
     started, todo = time.monotonic(), config.worlds()
     with process_group() as ranks:
@@ -141,7 +145,8 @@ def _world(config: SharesConfig, share: float, seed: int, out: Path, ranks: Rank
     grid = Grid(root / "runs", cells)
     for one in cells:
         if not grid.finished(one):
-            train(one.recipe, dataset, grid.folder(one).root, ranks, resume=True, stores=one.stores)
+            encoders = _openers(config, one.recipe, dataset)
+            train(one.recipe, dataset, grid.folder(one).root, ranks, True, one.stores, encoders)
     runs = {one.recipe.name: grid.folder(one) for one in cells}
     test = LiftConfig(  # pyright: ignore[reportCallIssue]
         logs=logs,
@@ -155,6 +160,15 @@ def _world(config: SharesConfig, share: float, seed: int, out: Path, ranks: Rank
     for name, run in runs.items():
         found["arms"][name]["offline"] = {part: _offline(run, part) for part in ("all", "new_items")}
     return found
+
+
+def _openers(config: SharesConfig, recipe: Recipe, dataset: Dataset) -> dict[str, OpenEncoder]:
+    """What gives the encoder of the recipe's end_to_end vectors, by name; each run starts from the study's own."""
+    names = [vectors.name for vectors in recipe.features.vectors if vectors.mode == "end_to_end"]
+    if config.encoder is None:
+        return {}
+    folder, room = config.encoder, MoonEncoders()
+    return {name: lambda source: room.open(folder, source, dataset) for name in names}
 
 
 def _store(config: SharesConfig, dataset: Dataset, root: Path) -> Path:
@@ -178,17 +192,29 @@ def _offline(run: RunFolder, part: str) -> dict[str, float | None]:
 def recipes(config: SharesConfig, seed: int) -> list[Recipe]:
     """The recipes of a world: the control, every arm, and the arms' twins.
 
-    Raises InputError for a change that gives no recipe.
+    Raises InputError for a change that gives no recipe, and for an arm that cannot be trained or played here.
     """
     found = []
     for name, arm in {CONTROL: config.control, **config.arms}.items():
         changes = [*config.train, *arm.set, f"seed={seed}", "train.threads=1"]
         path = CONFIGS / f"{arm.recipe}.yaml"
         found.append(load_config(path, Recipe, [*changes, f"name={name}"]))
+        _require_playable(name, found[-1], config.encoder)
         if arm.twin:
             places = [f"features.vectors.{v.name}.shuffle={seed}" for v in found[-1].features.vectors]
             found.append(load_config(path, Recipe, [*changes, *places, f"name={name}{TWIN}"]))
     return found
+
+
+def _require_playable(name: str, recipe: Recipe, encoder: Path | None) -> None:
+    if recipe.features.searches or any(vectors.of == "queries" for vectors in recipe.features.vectors):
+        raise InputError(f"arms.{name}: {recipe.name} reads earlier searches, which an online test does not play")
+    for vectors in recipe.features.vectors:
+        if vectors.mode == "end_to_end" and encoder is None:
+            raise InputError(
+                f"arms.{name}: vectors {vectors.name!r} are end_to_end; give the study an encoder to start from "
+                "(encoder: DIR), or another mode"
+            )
 
 
 def pixel_store(dataset: Dataset, root: Path) -> None:

@@ -14,7 +14,7 @@ from features.ranks import process_group
 from features.samples import SampleEncoder
 from ranker.build import load_ranker
 from ranker.content_config import Cube, SimTierHistogram
-from ranker.cube import CubeExtractor
+from ranker.cube import CubeExtractor, CubeOverSequence
 from ranker.mechanism import Evidence
 from ranker.model import Ranker
 from ranker.run_folder import RunFolder
@@ -86,9 +86,12 @@ def look(run: RunFolder, dataset: Dataset, split: str, count: int) -> Looked | N
             s = evidence.behaviours[sequence].sequence
             vectors = [name for name, spec in ranker.vectors.specs.items() if spec.of == "items"]
             cosines = {name: _known(evidence.cosines(name, sequence)) for name in vectors}
+        user, item, label = (frame[name].to_numpy() for name in ("user", "item", "label"))
         return Looked(
             sequence,
-            *(frame[name].to_numpy() for name in ("user", "item", "label")),
+            user,
+            item,
+            label,
             score.cpu().numpy(),
             s.row.cpu().numpy(),
             batch.items.cpu().numpy()[s.item.cpu().numpy()],
@@ -110,7 +113,7 @@ def _read(model: Ranker, sequence: str, score: Callable[[], Tensor]) -> tuple[Ev
     asked: list[tuple[Behaviours, Tensor | None]] = []
     hooks = [
         interest.register_forward_pre_hook(lambda _, args: seen.append(args[0])),
-        interest.attention.register_forward_pre_hook(lambda _, args: asked.append((*args, None)[:2])),
+        interest.attention.register_forward_pre_hook(lambda _, args: asked.append((args[0], _second(args)))),
     ]
     scored = score()
     for hook in hooks:
@@ -126,6 +129,10 @@ def _read(model: Ranker, sequence: str, score: Callable[[], Tensor]) -> tuple[Ev
     return evidence, scored, weights
 
 
+def _second(args: tuple) -> Tensor | None:
+    return args[1] if len(args) > 1 else None
+
+
 def _titled(interest: SequenceInterest) -> str:
     name = ATTENTIONS[interest.config.kind]
     return f"SA-TA over {name}" if interest.config.similarity_attention else name
@@ -134,11 +141,13 @@ def _titled(interest: SequenceInterest) -> str:
 def _cube(module: CubeExtractor, evidence: Evidence, sequence: str) -> Tensor:
     """W of every behaviour; with groups that of its own group."""
     part, found = module.parts[sequence], evidence.cosines(module.vectors, sequence)
+    assert isinstance(part, CubeOverSequence)
     s = evidence.behaviours[sequence].sequence
-    if part.split_by is None:
-        return part.weights(found, s)
-    above = s.numbers[part.split_by] > 0
-    return sum(part.weights(Cosines(found.values, found.known & group), s) * group for group in (above, ~above))
+    groups = [torch.ones_like(found.known)]
+    if part.split_by is not None:
+        groups = [s.numbers[part.split_by] > 0, s.numbers[part.split_by] <= 0]
+    own = [part.weights(Cosines(found.values, found.known & group), s) * group for group in groups]
+    return torch.stack(own).sum(0)
 
 
 def _known(found: Cosines) -> np.ndarray:

@@ -13,7 +13,13 @@ from experiments.lift.shares import CONFIGS, DIM, SharesConfig, pixel_store, rec
 from experiments.lift.shares_report import gather, markdown
 from experiments.page import alone
 from experiments.report.shares import shares_section
+from features.ranks import process_group
 from features.store import Store
+from moon_encoder.checkpoint import build_encoder, save_encoder
+from moon_encoder.config import DualTowerConfig
+from ranker.build import load_ranker
+from ranker.run_folder import RunFolder
+from tests.moon_encoder.conftest import write_vision
 
 STUDY = CONFIGS.parent / "studies" / "lift.yaml"
 
@@ -102,3 +108,38 @@ def test_a_study_plays_its_worlds_and_goes_on_where_it_was(tmp_path, capsys):
     assert again == played and "## simtier" in capsys.readouterr().out
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"more_seeds": {0.3: [7]}}))
     assert moon.main(words) == 2 and "more_seeds.0.3: not one of the shares" in capsys.readouterr().err
+
+
+def test_arms_that_cannot_be_played_are_refused_before_a_world_is_made(tmp_path, capsys):
+    for recipe, told in (
+        ("marketplace_cube_queries", "reads earlier searches, which an online test does not play"),
+        ("marketplace_end_to_end", "give the study an encoder to start from (encoder: DIR)"),
+    ):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump({"arms": {"moon": {"recipe": recipe}}}))
+        words = ["study", "lift", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+        assert moon.main(words) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_end_to_end_arms_train_the_study_s_encoder_and_are_played(tmp_path):
+    vision = {"path": str(write_vision(tmp_path / "vision")), "trainable_from": 2}
+    encoder = build_encoder(DualTowerConfig.model_validate({"vision": vision, "matryoshka": [], "hidden": 8}))
+    save_encoder(encoder, tmp_path / "encoder", "small", "initial")
+    world = {"days": 4, "items": 150, "users": 60, "sessions_per_day": 100, "image_queries": 0, "image_size": 16}
+    study = {"shares": [0.4], "seeds": [0], "days": 1, "world": world, "encoder": str(tmp_path / "encoder")}
+    study["arms"] = {"moon": {"recipe": "marketplace_end_to_end"}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"train": ["train.epochs=1"]}))
+    assert moon.main(["study", "lift", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "shares.json").read_text())
+    assert np.isfinite(found["arms"]["moon"][0]["content"]["all"]["value"])
+    root = tmp_path / "out" / "seed-0" / "share-0.4"
+    tables = []
+    with process_group() as ranks:
+        for name in ("moon", "moon_shuffled"):
+            model, _ = load_ranker(RunFolder(root / "runs" / name / "s0"), Dataset(root / "data"), ranks)
+            (shard,) = model.state_dict()["vectors.collections.content.embeddings.content.weight"].local_shards()
+            tables.append(shard.tensor[1:].numpy())
+    (store,) = root.glob("store-*")
+    stored = Store(store).current.vectors(np.arange(len(tables[0])))[0]
+    assert all(np.abs(rows - stored).max() > 1e-3 for rows in tables)  # trained, each from the store's
