@@ -18,7 +18,7 @@ from experiments.report.exchange import exchange_section
 from experiments.studies.exchange_fit import LEAST, exchange_rate
 from experiments.studies.measures import Measured
 from experiments.studies.metric_names import TITLES
-from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done
+from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done, tried
 from experiments.studies.versions import Maker, VersionConfig, check_versions
 from features.ranks import process_group
 from ranker.config import Recipe
@@ -50,28 +50,32 @@ def main(argv: list[str]) -> int:
     """The command. Returns 1 if a cell failed."""
     study, asked = ask("exchange-rate", "What a point of an intermediate metric buys.", ExchangeConfig, argv)
     dataset = open_dataset(asked, study.world)
-    measured, stores = _versions(study, asked, dataset)
+    measured, stores, lost = versions(study, asked, dataset)
     outcomes = Grid(asked.out / "runs", _cells(study, asked.folder, dataset, stores)).run(asked.jobs, asked.shard)
-    failed = require_done(outcomes)
+    failed = lost + require_done(outcomes)
     findings = gather(study, dataset, measured, outcomes) | {"failed": failed}
     return finish(asked, "exchange-rate", study, findings, exchange_section(findings))
 
 
-def _versions(study: ExchangeConfig, asked: Asked, dataset: Dataset):
-    """The metrics and the store of every version, by name."""
+def versions(
+    study: ExchangeConfig, asked: Asked, dataset: Dataset
+) -> tuple[dict[str, dict[str, Any]], dict[str, Path], list[str]]:
+    """The metrics and the store of every version, by name, and what became of those that could not be made."""
     measured: dict[str, dict[str, Any]] = {}
     stores: dict[str, Path] = {}
+    failed: list[str] = []
     with process_group() as ranks:
         maker = Maker(dataset, asked.out / "versions", asked.folder, ranks, study.split, study.queries)
         questions = Measured.of(dataset, maker.contents, maker.searches, study.split, study.queries)
         for version in study.versions:
-            measured[version.name] = questions.measure(maker.make(version))
-            stores[version.name] = maker.store(version)
-    return measured, stores
+            found = tried(version.name, lambda v=version: questions.measure(maker.make(v)), failed)
+            if found is not None:
+                measured[version.name], stores[version.name] = found, maker.store(version)
+    return measured, stores, failed
 
 
 def _cells(study: ExchangeConfig, folder: Path, dataset: Dataset, stores: dict[str, Path]) -> list[Cell]:
-    """Seeds outermost, so that a study cut short has whole comparisons."""
+    """Of the versions that have a store; seeds outermost, so that a study cut short has whole comparisons."""
     cells = []
     for seed in study.seeds:
         changes = [*study.set, f"seed={seed}"]
@@ -81,7 +85,8 @@ def _cells(study: ExchangeConfig, folder: Path, dataset: Dataset, stores: dict[s
             names = [v.name for v in recipe.features.vectors]
             if len(names) != 1:
                 raise InputError(f"recipe: {study.recipe} reads {len(names)} kinds of vectors; it must read one")
-            cells.append(Cell(recipe, dataset.root, {names[0]: stores[version.name]}))
+            if version.name in stores:
+                cells.append(Cell(recipe, dataset.root, {names[0]: stores[version.name]}))
     return cells
 
 

@@ -7,6 +7,7 @@ axes are judged by search recall of the split, ranker axes by the test figures. 
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +18,13 @@ from pydantic import Field, model_validator
 from data.config import Config, load_config
 from data.dataset import Dataset
 from data.errors import InputError
-from data.files import write_json, write_parquet
+from data.files import write_json, write_parquet, write_text
 from experiments.ablation.tuning import link_dataset
 from experiments.grid import Cell, Grid
 from experiments.report.scaling import scaling_section
 from experiments.studies.measures import Measured
 from experiments.studies.scaling_fit import scaling_law
-from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done
+from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done, tried
 from experiments.studies.versions import Maker, Stage, VersionConfig
 from features.ranks import Ranks, process_group
 from ranker.config import Recipe
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     """The command. Returns 1 if a cell failed."""
     study, asked = ask("scaling", "How far more of everything goes.", ScalingConfig, argv)
     dataset = open_dataset(asked, study.world)
-    points = _encoders(study, asked, dataset)
+    points, lost = _encoders(study, asked, dataset)
     cells = [
         Cell(_recipe(study, asked.folder, axis, x, seed), dataset.root)
         for seed in study.seeds
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
         for x in (axis.values if axis.of == "ranker" else ())
     ]
     outcomes = Grid(asked.out / "runs", cells).run(asked.jobs, asked.shard)
-    failed = require_done(outcomes)
+    failed = lost + require_done(outcomes)
     for outcome in outcomes:
         if not outcome.error:
             figures = figures_on_test(outcome.run)
@@ -101,8 +102,11 @@ def _recipe(study: ScalingConfig, folder: Path, axis: Axis, x: float, seed: int)
     return load_config(folder / study.recipe, Recipe, changes)
 
 
-def _encoders(study: ScalingConfig, asked: Asked, dataset: Dataset) -> dict[tuple[str, int], dict[str, float]]:
-    """Figures of every encoder's point, by name and seed; points that are finished are read."""
+def _encoders(
+    study: ScalingConfig, asked: Asked, dataset: Dataset
+) -> tuple[dict[tuple[str, int], dict[str, float]], list[str]]:
+    """Figures of every encoder's point, by name and seed, and what became of those that failed (PATH/point.failed);
+    points that are finished are read."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     wanted = [
         (axis, x, seed) for seed in study.seeds for axis in study.axes if axis.of == "encoder" for x in axis.values
@@ -111,13 +115,22 @@ def _encoders(study: ScalingConfig, asked: Asked, dataset: Dataset) -> dict[tupl
     with process_group() as ranks:
         for place, (path, (axis, x, seed)) in enumerate(zip(places, wanted, strict=True)):
             if asked.shard.mine(place) and not path.is_file():
-                write_json(path, _point(study, asked, dataset, ranks, axis, x, seed, path.parent))
-    waiting = [path for path in places if not path.is_file()]
-    if waiting:
-        raise InputError(f"{len(waiting)} points are another shard's and not finished yet; call again")
+                failed: list[str] = []
+                make = partial(_point, study, asked, dataset, ranks, axis, x, seed, path.parent)
+                point = tried(f"{_name(axis, x)}/s{seed}", make, failed)
+                if point is None:
+                    write_text(path.with_suffix(".failed"), failed[0] + "\n")
+                else:
+                    write_json(path, point)
+                    path.with_suffix(".failed").unlink(missing_ok=True)
+    lost = [path.with_suffix(".failed").read_text().strip() for path in places if path.with_suffix(".failed").is_file()]
+    done = [path.is_file() for path in places]
+    if done.count(False) > len(lost):
+        raise InputError(f"{done.count(False) - len(lost)} points are another shard's and not finished yet; call again")
     for path, (axis, x, seed) in zip(places, wanted, strict=True):
-        found[_name(axis, x), seed] = json.loads(path.read_text())
-    return found
+        if path.is_file():
+            found[_name(axis, x), seed] = json.loads(path.read_text())
+    return found, lost
 
 
 def _point(

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,10 +27,13 @@ from data.sources.tabular import Tabular
 from experiments.grid import Outcome, Shard, grid_flags, require_all_there
 from experiments.page import Section
 from experiments.report.command import write_page
+from experiments.report.studies import with_failed
+from moon_encoder.run import Interrupted
 from ranker.run_folder import RunFolder
 from ranker.versions import installed
 
 S = TypeVar("S", bound=Config)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,21 @@ def facts() -> dict[str, str]:
     }
 
 
+def tried(what: str, make: Callable[[], T], failed: list[str]) -> T | None:
+    """What `make` gives; where it fails, None, and the reason in one line on stderr and in `failed`.
+
+    Raises KeyboardInterrupt where it was asked to stop (its state is saved).
+    """
+    try:
+        return make()
+    except Interrupted as stop:
+        raise KeyboardInterrupt(str(stop)) from None
+    except Exception as error:
+        failed.append(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}")
+        print(f"moon study: {failed[-1]}", file=sys.stderr)
+        return None
+
+
 def require_done(outcomes: Sequence[Outcome]) -> list[str]:
     """The failed cells, told on stderr; empty if all are finished.
 
@@ -109,6 +127,7 @@ def figures_on_test(run: RunFolder) -> dict[str, Any]:
 
 def finish(asked: Asked, name: str, settings: Config, findings: dict[str, Any], section: Section) -> int:
     """Write findings and page, print what was found; the exit status."""
+    section = with_failed(section, findings.get("failed", []))
     found = {"study": name, "settings": settings.model_dump(mode="json"), "facts": facts(), "findings": findings}
     path = asked.out / "findings.json"
     if path.is_file():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from experiments.page import data, document
+from experiments.page import Section, data, document
 from experiments.report.iterations import iterations_section, over_seeds
 from experiments.report.scaling import scaling_section
-from experiments.report.studies import study_section
+from experiments.report.studies import study_section, with_failed
 from experiments.studies.scaling_fit import scaling_law
 
 X = np.array([100.0, 200, 400, 800, 1600])
@@ -54,6 +54,13 @@ def test_steps_add_up_to_the_whole():
     assert "true CTR +5.0%" in section.said[-1] and over_seeds([0.04, 0.05, 0.06])[0] == pytest.approx(0.05)
     assert document("Toy", "", [section]).count('role="img"') == 4
     assert "online" not in data([iterations_section(found | {"online": None})])["iterations"]["parts"]
+
+
+def test_cells_that_failed_are_shown():
+    section = with_failed(Section("x", "X", (), ("found",)), ["with_a/s1: InputError: no such: store", "b: killed"])
+    assert section.said == ("found", "2 cells failed and are left out.")
+    assert "InputError: no such: store" in document("X", "", [section])
+    assert with_failed(section, []) is section
 
 
 def test_an_unknown_study_is_named():

@@ -15,9 +15,10 @@ from data.dataset import Dataset
 from data.errors import InputError
 from experiments.grid import Shard
 from experiments.report.exchange import exchange_section, verdict
-from experiments.studies.exchange_rate import ExchangeConfig
+from experiments.studies.exchange_rate import ExchangeConfig, versions
 from experiments.studies.iterations import IterationsConfig, gather
 from experiments.studies.scaling import fewer_pairs
+from experiments.studies.setting import Asked
 from experiments.studies.versions import VersionConfig
 from ranker.run_folder import RunFolder
 from tests.experiments.conftest import RECIPE
@@ -91,6 +92,29 @@ def test_a_cell_and_a_version_that_were_lost_come_out_the_same(done, capfd):
     assert moon.main(words) == 0
     assert capfd.readouterr().err.count(" done (") == 1
     assert before == written(root / "out")
+
+
+def test_a_version_that_cannot_be_made_is_told_and_the_others_go_on(market_root, tmp_path, capsys):
+    tree = {"name": "x", "id_only": "a", "recipe": "b", "queries": 50}
+    tree["versions"] = [*VERSIONS, {"name": "gone", "init": "nowhere"}]
+    asked = Asked(tmp_path, tmp_path / "out", None, 0, Shard(), None)
+    measured, stores, failed = versions(
+        parse_config(tree, ExchangeConfig, "test"), asked, Dataset(market_root / "data")
+    )
+    assert list(measured) == list(stores) == [v["name"] for v in VERSIONS]
+    assert len(failed) == 1 and failed[0].startswith("gone: InputError: ") and failed[0] in capsys.readouterr().err
+
+
+def test_points_that_fail_are_told_and_tried_again(market_root, tmp_path, capsys):
+    axis = {"name": "width", "title": "width", "of": "encoder", "values": [1, 2, 4, 8]}
+    study = {"name": "x", "init": "nowhere", "posttrain": "nowhere", "recipe": "nowhere", "axes": [axis]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"seeds": [0, 1]}))
+    words = ["study", "scaling", str(tmp_path / "study.yaml"), "--data", str(market_root / "data")]
+    for _ in range(2):
+        assert moon.main([*words, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("width-") == 8 and "fewer than two seeds have all their points" in error
+        assert len(list((tmp_path / "out").glob("points/width/*/s*/point.failed"))) == 8
 
 
 def test_the_page_shows_every_metric_and_the_verdict_follows_the_intervals(done):
