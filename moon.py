@@ -6,6 +6,7 @@ import traceback
 from importlib import import_module
 
 from data.errors import InputError
+from data.host import let_waiting_threads_sleep
 
 COMMANDS = {
     "prepare": ("data.prepare:main", "raw logs and catalogues -> a prepared dataset"),
@@ -82,6 +83,7 @@ def _run(name: str, argv: list[str]) -> int:
     if name not in WITHOUT_TORCH:
         from ranker.versions import check_versions
 
+        let_waiting_threads_sleep()
         check_versions()  # before the import: packages that do not match fail in it with an undefined symbol
     module, function = COMMANDS[name][0].split(":")
     return getattr(import_module(module), function)(argv)

@@ -1,4 +1,4 @@
-"""Settings of the host process that make CPU training fast; called once, before the first large tensor."""
+"""Settings of the host process that make CPU training fast, and facts about it."""
 
 import ctypes
 import os
@@ -20,6 +20,24 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
         mallopt(_M_TOP_PAD, 1 << 26)
+
+
+def let_waiting_threads_sleep() -> None:
+    """Tell OpenMP that threads without work sleep and do not spin; called before torch is imported, which reads it.
+
+    A spinning thread holds a core that a loader, another process or the thread it waits for needs: two threads of a
+    training step on two busy cores are then several times slower than one (docs/scale.md has figures). The caller's own
+    OMP_WAIT_POLICY stands.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def compute_threads(beside: int) -> int | None:
+    """Threads for the compute that leave a core to each of `beside` threads; None where OMP_NUM_THREADS says it."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - beside)
 
 
 def peak_rss_bytes() -> int:

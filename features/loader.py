@@ -52,13 +52,16 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 1,
+        pinned: bool = False,
     ) -> None:
-        """`batch_size`: rows a rank and step. `workers`: threads that build batches ahead (0: none).
+        """`batch_size`: rows a rank and step. `workers`: threads that build batches ahead (0: none). `pinned`: batches
+        lie in page-locked memory, from which a GPU copies while it computes.
 
         Raises InputError for an absent or damaged split.
         """
         self.samples, self.split, self.batch_size = samples, split, batch_size
         self.seed, self.shuffle, self.rank, self.world_size, self.workers = seed, shuffle, rank, world_size, workers
+        self.pinned = pinned
         self._groups = _row_groups(samples.dataset.sample_files(split))
         self.rows = sum(g.rows for g in self._groups)
         self._collator = Collator(samples)
@@ -114,7 +117,8 @@ class Loader:
                 pieces.append((window, np.arange(max(first, begin) - begin, min(last, end) - begin)))
             begin = end
         window, chosen = pieces[0] if len(pieces) == 1 else _joined(pieces)
-        return self._collator.collate(window, chosen, rng)
+        batch = self._collator.collate(window, chosen, rng)
+        return batch.pin_memory() if self.pinned else batch
 
     def _windows(self, epoch: int) -> "list[list[_Group]]":
         groups = list(self._groups)

@@ -43,6 +43,7 @@ def train_loader(recipe: Recipe, samples: SampleEncoder, ranks: Ranks) -> Loader
         rank=ranks.rank,
         world_size=ranks.world_size,
         workers=recipe.train.loader_workers,
+        pinned=ranks.device.type == "cuda",
     )
 
 

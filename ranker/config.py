@@ -141,7 +141,9 @@ class Train(Config):
         False, description="after each evaluation go on with the newest versions of frozen and projected vectors"
     )
     loader_workers: int = Field(1, ge=0, description="threads that build batches ahead")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the compute; None: torch's choice")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of the compute; None: OMP_NUM_THREADS, else all cores but the loader's"
+    )
 
 
 Kinds = tuple[Literal["data_parallel", "table_wise", "row_wise", "column_wise"], ...]

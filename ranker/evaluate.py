@@ -96,7 +96,8 @@ def _not_its_own(samples: SampleEncoder, run: RunFolder) -> list[str]:
 
 def predictions(model: nn.Module, samples: SampleEncoder, split: str, ranks: Ranks) -> pl.DataFrame:
     """(row, score) of every sample of a split, in row order, gathered from all ranks; score is float64."""
-    loader = Loader(samples, split, SCORING_BATCH, rank=ranks.rank, world_size=ranks.world_size)
+    pinned = ranks.device.type == "cuda"
+    loader = Loader(samples, split, SCORING_BATCH, rank=ranks.rank, world_size=ranks.world_size, pinned=pinned)
     rows, scores = [], []
     for row, score in score_batches(model, loader, ranks.device):
         rows.append(row)
@@ -128,7 +129,7 @@ def score_batches(model: nn.Module, loader: Loader, device: torch.device) -> Ite
     try:
         with torch.no_grad():
             for batch in loader.epoch():
-                logits = model(batch.to(device)).double().cpu().numpy()
+                logits = model(batch.to(device, non_blocking=True)).double().cpu().numpy()
                 row = batch.row.cpu().numpy()
                 bad = np.flatnonzero(~np.isfinite(logits))
                 if len(bad):

@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DMPCollection
 
 from data.dataset import Dataset
 from data.errors import InputError
-from data.host import peak_rss_bytes
+from data.host import compute_threads, peak_rss_bytes
 from features.batch import Batch
 from features.encoder import FeatureEncoder
 from features.ranks import Ranks
@@ -56,8 +56,8 @@ class Trainer:
     ) -> None:
         """`previous`: a run on earlier data to go on from."""
         self.recipe, self.dataset, self.run, self.ranks, self.encoders = recipe, dataset, run, ranks, encoders
-        if recipe.train.threads:
-            torch.set_num_threads(recipe.train.threads)
+        if threads := recipe.train.threads or compute_threads(recipe.train.loader_workers):
+            torch.set_num_threads(threads)
         if recipe.train.follow_stores and (run.checkpoints / "last").exists():
             self.encoder = FeatureEncoder.load(run.encoder)  # its codebooks are of the first version
         elif previous is None:

@@ -24,6 +24,7 @@ from data.sources.movielens_posters import MovielensPosters
 from tests.conftest import write_ratings
 from tests.ranker.conftest import TINY
 
+PATIENCE = 1800.0  # seconds that a run may take on a busy machine
 FAULTS = ("one rank", "all ranks", "checkpoint")
 
 
@@ -53,7 +54,7 @@ class Victim:
             except ProcessLookupError:
                 continue  # it was dying already
 
-    def wait_for(self, happened, seconds: float = 300) -> bool:
+    def wait_for(self, happened, seconds: float = PATIENCE) -> bool:
         """Until `happened()`; False if the process ended before."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -66,7 +67,11 @@ class Victim:
 
     def end(self) -> str:
         """What it said on stderr, once it has ended."""
-        return self.process.communicate(timeout=300)[1]
+        try:
+            return self.process.communicate(timeout=PATIENCE)[1]
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            raise
 
     def steps(self) -> int:
         log = self.out / "metrics.jsonl"

@@ -174,3 +174,12 @@ def test_versions_that_do_not_match_are_one_line():
         check_versions({"torch": "2.13.0", "torchrec": "1.6.0", "fbgemm-gpu": "1.6.0"})
     with pytest.raises(InputError, match="fbgemm-gpu absent"):
         check_versions({"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": None})
+
+
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_without_work_sleep_unless_asked_to_spin(given, policy):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "true"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    words = [sys.executable, "-m", "moon", "eval", "--help"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr  # as told by the library that torch brings

@@ -121,6 +121,15 @@ def test_resuming_at_a_batch_gives_the_rest_of_the_epoch(samples, workers):
         assert len(rest) == len(whole) - start and all(map(same, whole[start:], rest))
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+def test_every_tensor_of_a_pinned_batch_is_page_locked_by_the_loader(samples, pinned, monkeypatch):
+    locked: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: locked.append(self.data_ptr()) or self)
+    batch = next(Loader(samples, "train", 16, pinned=pinned).epoch())
+    expected = [batch.row, batch.label, batch.target, batch.dense, *(kjt.values() for kjt in batch.ids.values())]
+    assert {t.data_ptr() for t in expected} <= set(locked) if pinned else not locked
+
+
 def test_an_epoch_left_early_stops_its_threads(samples):
     import threading
 
