@@ -91,7 +91,7 @@ class Section:
 def document(title: str, told: str, sections: Sequence[Section], foot: str = "") -> str:
     """The page. told: what it is about, in a sentence. foot: its last line."""
     links = "".join(f'<li><a href="#{s.name}">{escape(s.title)}</a></li>' for s in sections)
-    nav = f'<nav aria-label="Sections"><ul>{links}</ul></nav>' if len(sections) > 1 else "<div></div>"
+    nav = f'<nav aria-label="Sections"><ul>{links}</ul></nav>' if len(sections) > 1 else ""
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style>'
@@ -99,8 +99,8 @@ def document(title: str, told: str, sections: Sequence[Section], foot: str = "")
     body = "\n".join(_section(s) for s in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n<a class="skip" href="#main">To the content</a>'
-        f'<div class="sheet"><header><p class="kicker">{MOON}Moon report</p><h1>{escape(title)}</h1>'
-        f'<p class="dim">{marked(told)}</p></header>\n{nav}\n<main id="main">{body}'
+        f'<div class="sheet{"" if nav else " single"}"><header><p class="kicker">{MOON}Moon report</p>'
+        f'<h1>{escape(title)}</h1><p class="dim">{marked(told)}</p></header>\n{nav}\n<main id="main">{body}'
         f"<footer>{marked(foot)}</footer></main></div></body></html>\n"
     )
 

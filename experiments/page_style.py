@@ -98,7 +98,8 @@ margin-top:.2rem}
 padding-top:.8rem;margin-top:.8rem}.near:first-of-type{border-top:0}.near .tiles{margin:0}
 .store+.store{margin-top:.7rem}.store h4{color:var(--dim);font-weight:600;margin-bottom:.3rem;font-size:.82rem}
 footer{margin-top:3rem;color:var(--dim);font-size:.85rem;border-top:1px solid var(--line);padding-top:1rem}
-@media (min-width:1180px){.sheet{grid-template-columns:178px minmax(0,1fr)}header{grid-column:1/-1}
+@media (min-width:1180px){.sheet{grid-template-columns:178px minmax(0,1fr)}header,.single main{grid-column:1/-1}
+.single{max-width:1054px}
 nav{position:sticky;top:1.4rem;align-self:start;max-height:calc(100vh - 2.8rem);overflow-y:auto;padding:2px}
 nav ul{display:block}nav li{margin-bottom:.1rem}
 nav a{white-space:normal;border-color:transparent;background:none;border-radius:8px;padding:.32rem .6rem}

@@ -78,7 +78,7 @@ def _draw(
         if row in (0, len(names) - 1):
             at = levels[0 if row == 0 else -1]
             out.box(scale(scale.low), top, scale(at) - scale(scale.low), 18, "total", f"{names[row]}: {shown(at)}", 2)
-            out.text(scale(at) + 6, top + 13, level.format(at), "label strong")
+            out.text(scale(at) + 6, top + 13, level.format(at).replace("-", "\u2212"), "label strong")
         else:
             _step(out, steps[row - 1], levels[row - 1], scale, top, form)
         if row < len(names) - 1:

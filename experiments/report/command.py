@@ -57,7 +57,8 @@ def main(argv: list[str]) -> int:
 
 def write_page(page: Path, beside: Path, title: str, sections: Sequence[Section]) -> None:
     """Write the page and its figures."""
-    told = f"{len(sections)} sections; the figures of every plot are in `{beside.name}`."
+    many = f"{len(sections)} sections; the" if len(sections) > 1 else "The"
+    told = f"{many} figures of every plot are in `{beside.name}`."
     today = datetime.date.today().isoformat()
     write_json(beside, data(sections))
     write_text(page, document(title, told, sections, f"Made on {today}."))

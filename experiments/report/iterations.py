@@ -52,9 +52,8 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
     if found["online"]:
         name = found["steps"][-1]["name"]
         mean, low, high = over_seeds([t["lifts"][name]["value"] for t in found["online"]["tests"]])
-        said.append(
-            f"Online, the last version over ids alone: true CTR {mean:+.1%} [{low:+.1%}, {high:+.1%}] over seeds."
-        )
+        reach = f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]".replace("-", "\u2212")
+        said.append(f"Online, the last version over ids alone: true CTR {reach} over seeds.")
     return tuple(said)
 
 
@@ -121,9 +120,10 @@ def _online(found: dict[str, Any]) -> list[Part]:
     for before, step in zip(names, found["steps"], strict=False):
         mean, low, high = over_seeds(list(logs[step["name"]] - logs[before]))
         steps.append(Step(step["title"], mean, low, high))
+    days = found["online"]["days"]
     note = (
-        f"{found['online']['days']} day(s) after the logs, {tests[0]['sessions']:,} sessions, the same for all arms; "
-        "logarithms of true click rates, so that steps add up; 95 % t intervals over training seeds."
+        f"{days} {'day' if days == 1 else 'days'} after the logs, {tests[0]['sessions']:,} sessions, the same for all "
+        "arms; logarithms of true click rates, so that steps add up; 95 % t intervals over training seeds."
     )
     plot = waterfall(
         "online", "Online lift, step by step", "lift of true CTR", ("ids alone", 0.0), steps, note, "{:+.1%}", "{:+.1%}"

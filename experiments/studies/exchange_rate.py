@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.config import Config, load_config
+from data.config import load_config
 from data.dataset import Dataset
 from data.errors import InputError
 from experiments.grid import Cell, Grid, Outcome
@@ -18,7 +18,16 @@ from experiments.report.exchange import exchange_section
 from experiments.studies.exchange_fit import LEAST, exchange_rate
 from experiments.studies.measures import Measured
 from experiments.studies.metric_names import TITLES
-from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done, tried
+from experiments.studies.setting import (
+    Asked,
+    StudyConfig,
+    ask,
+    figures_on_test,
+    finish,
+    open_dataset,
+    require_done,
+    tried,
+)
 from experiments.studies.versions import Maker, VersionConfig, check_versions
 from features.ranks import process_group
 from ranker.config import Recipe
@@ -27,11 +36,9 @@ METRICS = ("auc", "gauc")
 CATEGORY = "category_"
 
 
-class ExchangeConfig(Config):
-    """The study. Relative paths start at its folder."""
+class ExchangeConfig(StudyConfig):
+    """The study."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    world: dict[str, Any] = Field(default_factory=dict, description="fields of the simulated market")
     id_only: Path = Field(description="recipe without vectors that gains are counted from")
     recipe: Path = Field(description="the fixed recipe, which reads one kind of vectors")
     set: tuple[str, ...] = Field((), description="changed fields of both recipes, A.B=C")

@@ -18,7 +18,7 @@ from experiments.grid import Cell, Grid
 from experiments.lift.command import run_test
 from experiments.lift.config import LiftConfig, RankerArm
 from experiments.report.iterations import iterations_section
-from experiments.studies.setting import Asked, ask, finish, open_dataset, require_done
+from experiments.studies.setting import Asked, StudyConfig, ask, finish, open_dataset, require_done
 from experiments.studies.versions import Maker, VersionConfig, check_versions
 from features.ranks import process_group
 from ranker.compare import Rows, difference, read_runs, spread
@@ -39,11 +39,9 @@ class Iteration(Config):
     set: tuple[str, ...] = Field((), description="changed fields of it, A.B=C")
 
 
-class IterationsConfig(Config):
-    """The study. Relative paths start at its folder."""
+class IterationsConfig(StudyConfig):
+    """The study."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    world: dict[str, Any] = Field(default_factory=dict, description="fields of the simulated market")
     id_only: Path = Field(description="recipe without vectors, where it starts")
     set: tuple[str, ...] = Field((), description="changed fields of all recipes")
     versions: tuple[VersionConfig, ...] = Field(min_length=1)

@@ -24,7 +24,16 @@ from experiments.grid import Cell, Grid
 from experiments.report.scaling import scaling_section
 from experiments.studies.measures import Measured
 from experiments.studies.scaling_fit import scaling_law
-from experiments.studies.setting import Asked, ask, figures_on_test, finish, open_dataset, require_done, tried
+from experiments.studies.setting import (
+    Asked,
+    StudyConfig,
+    ask,
+    figures_on_test,
+    finish,
+    open_dataset,
+    require_done,
+    tried,
+)
 from experiments.studies.versions import Maker, Stage, VersionConfig
 from features.ranks import Ranks, process_group
 from ranker.config import Recipe
@@ -53,11 +62,9 @@ class Axis(Config):
         return self
 
 
-class ScalingConfig(Config):
-    """The study. Relative paths start at its folder."""
+class ScalingConfig(StudyConfig):
+    """The study."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    world: dict[str, Any] = Field(default_factory=dict, description="fields of the simulated market")
     init: Path = Field(description="YAML of the encoder that every point starts from")
     posttrain: Path = Field(description="its post-training")
     recipe: Path = Field(description="the ranker")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pydantic import Field
 
 from data.config import Config, load_config, parse_config
 from data.dataset import Dataset
@@ -32,7 +33,15 @@ from moon_encoder.run import Interrupted
 from ranker.run_folder import RunFolder
 from ranker.versions import installed
 
-S = TypeVar("S", bound=Config)
+
+class StudyConfig(Config):
+    """What every study has. Relative paths start at the study's folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="heading of the report")
+    world: dict[str, Any] = Field(default_factory=dict, description="fields of the simulated market")
+
+
+S = TypeVar("S", bound=StudyConfig)
 T = TypeVar("T")
 
 
@@ -125,7 +134,7 @@ def figures_on_test(run: RunFolder) -> dict[str, Any]:
     return json.loads(run.metrics("test").read_text())
 
 
-def finish(asked: Asked, name: str, settings: Config, findings: dict[str, Any], section: Section) -> int:
+def finish(asked: Asked, name: str, settings: StudyConfig, findings: dict[str, Any], section: Section) -> int:
     """Write findings and page, print what was found; the exit status."""
     section = with_failed(section, findings.get("failed", []))
     found = {"study": name, "settings": settings.model_dump(mode="json"), "facts": facts(), "findings": findings}
@@ -135,7 +144,7 @@ def finish(asked: Asked, name: str, settings: Config, findings: dict[str, Any], 
         if before["findings"] == json.loads(json.dumps(findings)):
             found["facts"] = before["facts"]  # of when they were found
     write_json(path, found)
-    write_page(asked.out / "report.html", asked.out / "report.json", section.title, [section])
+    write_page(asked.out / "report.html", asked.out / "report.json", settings.name, [section])
     if asked.json:
         write_json(asked.json, found)
     for line in section.said:
