@@ -11,7 +11,10 @@ BENCHES = {
     "embed": ("experiments.benches.embedding", "items/s of an encoder, share of peak"),
     "metrics": ("experiments.benches.metrics", "AUC, GAUC and slices of many rows"),
     "export": ("experiments.benches.exporting", "seconds to export a run, by program"),
-    "peers": ("experiments.peers.compare_speed", "training speed of DIN, ours and FuxiCTR's, in one run"),
+    "peers": (
+        "experiments.peers.compare_speed",
+        "training speed of DIN, ours, FuxiCTR's and DeepCTR-Torch's, in one run",
+    ),
     "history": ("experiments.histories.bench", "a training step over 50, 200 and 1,000 behaviours, padded or not"),
     "serve": ("experiments.serving.command", "an exported model's server under load, too much of it, and for long"),
     "fuzz": ("experiments.serving.fuzz", "malformed requests to an exported model's server"),

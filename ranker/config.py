@@ -129,6 +129,7 @@ class Train(Config):
     tables: TableOptimizer = TableOptimizer()  # pyright: ignore[reportCallIssue]
     schedule: Schedule = Schedule()  # pyright: ignore[reportCallIssue]
     bf16: bool = Field(False, description="autocast the dense part to bfloat16")
+    compile_head: bool = Field(False, description="torch.compile crosses and tower, which see whole rows alone")
     evals_per_epoch: int = Field(1, ge=1, description="evaluations on valid an epoch")
     stop_metric: Literal["auc", "gauc", "logloss"] = Field("auc", description="of valid: chooses the best checkpoint")
     patience: int | None = Field(None, ge=1, description="evaluations without a better stop_metric; None: run all")

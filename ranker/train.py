@@ -84,6 +84,8 @@ class Trainer:
         self.samples = SampleEncoder(self.encoder, self.dataset, sources)
         self.loader = train_loader(recipe, self.samples, self.ranks)
         self.model, self.plan = build_ranker(recipe, self.samples, self.ranks)
+        if recipe.train.compile_head:
+            cast(Ranker, self.model.module).head.compile(dynamic=True)
         total = recipe.train.epochs * self.loader.batches
         rates = cast(Ranker, self.model.module).rates() | encoders.rates()
         self.optimizers = Optimizers(self.model, recipe.train, total, rates, encoders.parameters())

@@ -203,3 +203,20 @@ def test_another_dataset_is_not_resumed_on(tiny, small, tmp_path, capsys):
     assert moon.main(command) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("moon train:") and ("own dataset" in error or "another feature schema" in error)
+
+
+def test_a_compiled_head_gives_the_same_losses(tiny, small, tmp_path, monkeypatch):
+    """What is captured and differentiated is as in a run; the compiler behind it (seconds of g++) is left out."""
+    compiled, compile_module = [], torch.nn.Module.compile
+
+    def quick(module, **options):
+        compiled.append(module)
+        compile_module(module, **options, backend="aot_eager", fullgraph=True)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quick)
+    changes = ["model.interaction={kind: dcnv2, layers: 2}", "train.epochs=2"]
+    run(tiny, small, tmp_path / "a", *changes)
+    assert not compiled
+    run(tiny, small, tmp_path / "b", *changes, "train.compile_head=true")
+    assert [type(module).__name__ for module in compiled] == ["Head"]
+    assert np.abs(np.array(losses(tmp_path / "a")) - losses(tmp_path / "b")).max() < 1e-6
