@@ -114,7 +114,10 @@ svg.narrow{display:block}section{margin-top:2.1rem}.near{grid-template-columns:m
     """
 @page{margin:14mm}body{font-size:10.5pt}nav,.skip,details:not([open]){display:none}.sheet{display:block;padding:0}
 figure,.card,tr,.near,.store,.user{break-inside:avoid}h2,h3{break-after:avoid}section{margin-top:1.6rem}
-.scroll{max-height:none;overflow:visible}table{font-size:.78rem}th,td{padding:.25rem .45rem}
-svg.wide{display:block}svg.narrow{display:none}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+.scroll{max-height:none;overflow:visible}table{font-size:.7rem;min-width:0}th,td{padding:.2rem .3rem}
+th,td,td small,th small{white-space:normal}section>.parts{grid-template-columns:repeat(2,minmax(0,1fr))}
+tbody th,.words{min-width:4.5rem}td small{font-size:.62rem}
+svg.wide,.half svg.narrow{display:block}svg.narrow,.half svg.wide{display:none}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 )

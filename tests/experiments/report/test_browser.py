@@ -36,7 +36,7 @@ addEventListener("load", () => {
     dark: getComputedStyle(document.body).backgroundColor});
 });
 </script></head>"""
-SIZES = {"laptop": (1280, 900), "phone": (390, 844)}
+SIZES = {"laptop": (1280, 900), "phone": (390, 844), "paper": (688, 1017)}  # A4 less its margins
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,11 @@ def chromium(tmp_path_factory: pytest.TempPathFactory):
     return run
 
 
-@pytest.mark.parametrize(("device", "dark"), [("laptop", False), ("phone", True)])
+@pytest.mark.parametrize(("device", "dark"), [("laptop", False), ("phone", True), ("paper", False)])
 def test_everything_fits_and_nothing_is_empty(chromium, page: Path, tmp_path: Path, device: str, dark: bool):
     width, height = SIZES[device]
-    inside = html.escape(page.read_text().replace("</head>", CHECK, 1))
+    text = page.read_text().replace("@media print", "@media all" if device == "paper" else "@media print")
+    inside = html.escape(text.replace("</head>", CHECK, 1))
     checked = tmp_path / "checked.html"  # in a frame: a window of its own is at least 500 pixels wide
     checked.write_text(f'<title></title><iframe width="{width}" height="{height}" srcdoc="{inside}"></iframe>')
     title = re.search(r"<title>(.*?)</title>", chromium(checked, (1400, 1000), dark, "--dump-dom"))
