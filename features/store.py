@@ -76,10 +76,13 @@ class Version:
         known = rows < len(self.present)
         safe = np.where(known, rows, 0)
         mask = known & self.present[safe] if len(self.present) else known
-        out = np.zeros((len(rows), dim or self.meta["dim"]), dtype=np.float32)
-        out[mask] = self.codes[rows[mask], : out.shape[1]].astype(np.float32) * self.scale[rows[mask], None]
+        width = dim or self.meta["dim"]
+        found = self.codes[rows[mask], :width].astype(np.float32)
+        found *= self.scale[rows[mask], None]
         if dim is not None:
-            out[mask] /= np.maximum(np.linalg.norm(out[mask], axis=1, keepdims=True), 1e-12)
+            found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        out = np.zeros((len(rows), width), np.float32)
+        out[mask] = found
         return out, mask
 
 

@@ -10,7 +10,7 @@ from features.batch import SequenceBatch
 from features.spec import SEARCHES
 from ranker.content_config import Cube
 from ranker.item_vectors import Content
-from ranker.jagged import gathered_sum, segment_ranks, segment_top
+from ranker.jagged import gathered_sum, segment_top
 from ranker.kernels.content_interest import ContentInterest, Jagged, VectorTable, content_interest
 from ranker.mechanism import Evidence
 from ranker.similarity import Cosines
@@ -138,6 +138,5 @@ def one_pass(vectors: Tensor) -> bool:
 def top_similarities(found: Cosines, s: SequenceBatch, k: int) -> Tensor:
     """The k largest similarities of each sample, (B, k); -1 where fewer behaviours can be compared."""
     values = torch.where(found.known, found.values, -2.0)
-    ranks = segment_ranks(values, s.row, s.lengths)
-    top = segment_top(values, ranks, s.row, s.lengths.size(0), k, -2.0)
+    top = segment_top(values, s.row, s.lengths, k, -2.0)
     return torch.where(top == -2.0, -1.0, top)

@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
@@ -17,6 +16,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from features.batch import Batch
 from features.spec import ItemVectors
 from features.vector_source import MISSING, VectorSource
+
+SHORTEST = 1e-12  # length below which a vector counts as this long
 
 
 @dataclass
@@ -35,14 +36,29 @@ class Content:
     target_present_B: Tensor
 
     @cached_property
+    def inverse_length_U(self) -> Tensor:
+        """One by the length of each of items_UM."""
+        return _inverse_lengths(self.items_UM)
+
+    @cached_property
+    def target_inverse_length_B(self) -> Tensor:
+        """One by the length of each of target_BM."""
+        return _inverse_lengths(self.target_BM)
+
+    @cached_property
     def unit_items_UM(self) -> Tensor:
         """items_UM scaled to length 1 (0 where missing): a dot product of two is their cosine."""
-        return F.normalize(self.items_UM, dim=1)
+        return self.items_UM * self.inverse_length_U.unsqueeze(1)
 
     @cached_property
     def unit_target_BM(self) -> Tensor:
         """target_BM scaled to length 1 (0 where missing)."""
-        return F.normalize(self.target_BM, dim=1)
+        return self.target_BM * self.target_inverse_length_B.unsqueeze(1)
+
+
+def _inverse_lengths(vectors: Tensor) -> Tensor:
+    """(n,) of vectors (n, M); large, but finite, for a vector of zeros."""
+    return 1 / torch.linalg.vector_norm(vectors, dim=1).clamp(min=SHORTEST)
 
 
 class Projection(nn.Module):

@@ -21,13 +21,14 @@ def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
 
 def segment_softmax(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     """Softmax (N,) or (N, H) of scores within each segment; row (N,) is the segment of each score."""
+    given, scores = scores.dtype, scores.to(summed_in(scores.dtype))
     shape = (lengths.size(0), *scores.shape[1:])  # not len(): it would fix the size in an exported program
     index = row if scores.dim() == 1 else row.unsqueeze(1).expand_as(scores)
     top = torch.full(shape, float("-inf"), dtype=scores.dtype, device=scores.device)
     top = top.scatter_reduce(0, index, scores.detach(), "amax")
     raised = torch.exp(scores - top.index_select(0, row))
     total = torch.zeros(shape, dtype=scores.dtype, device=scores.device).index_add(0, row, raised)
-    return raised / total.index_select(0, row)
+    return (raised / total.index_select(0, row)).to(given)
 
 
 def gathered_sum(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -101,28 +102,44 @@ def _grouped(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
 def masked_segment_softmax(scores: Tensor, known: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     """Softmax (N,) over the known (N,) members of each segment; 0 elsewhere, and where a segment has none."""
+    given, scores = scores.dtype, scores.to(summed_in(scores.dtype))
     lowest = torch.finfo(scores.dtype).min / 4
     scores = scores.masked_fill(~known, lowest)
     top = torch.full((lengths.size(0),), lowest, dtype=scores.dtype, device=scores.device)
     top = top.scatter_reduce(0, row, scores.detach(), "amax")
     raised = torch.exp(scores - top.index_select(0, row)) * known
     total = torch.zeros_like(top).index_add(0, row, raised)
-    return raised / total.clamp(min=torch.finfo(scores.dtype).tiny).index_select(0, row)
+    return (raised / total.clamp(min=torch.finfo(scores.dtype).tiny).index_select(0, row)).to(given)
+
+
+def summed_in(dtype: torch.dtype) -> torch.dtype:
+    """What many numbers of `dtype` are added up in: bfloat16 would lose them one by one."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def segment_ranks(scores: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     """Rank (N,) int64 of each score in its segment, 0 for the largest; of equal ones the later comes first."""
-    bits = (scores.detach().float() + 0.0).view(torch.int32)  # + 0: the zeros of both signs are equal
-    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # whole numbers in the order of the scores
-    order = torch.argsort((row * (1 << 32) - rising).flip(0), stable=True)  # one sort, by segment and then by score
+    order = torch.argsort(_falling(scores, row).flip(0), stable=True)
     order = row.size(0) - 1 - order
     starts = torch.cumsum(lengths, 0) - lengths
     places = torch.arange(row.size(0), device=row.device) - starts.index_select(0, row)
     return torch.empty_like(row).scatter(0, order, places)
 
 
-def segment_top(values: Tensor, ranks: Tensor, row: Tensor, samples: int, k: int, fill: float) -> Tensor:
-    """The k best ranked values of each segment, best first, (samples, k); `fill` where there are fewer."""
-    last = samples * k  # what is not wanted goes there, and away
-    place = torch.where(ranks < k, row * k + ranks, last)
-    return values.new_full((last + 1,), fill).scatter(0, place, values)[:last].view(samples, k)
+def segment_top(values: Tensor, row: Tensor, lengths: Tensor, k: int, fill: float) -> Tensor:
+    """The k largest values of each segment, largest first, (B, k); `fill` where there are fewer."""
+    last = row.size(0)  # the place of `fill`, behind all values
+    order = torch.argsort(_falling(values, row))
+    order = torch.cat([order, order.new_full((1,), last)])
+    values = torch.cat([values, values.new_full((1,), fill)])
+    rank = torch.arange(k, device=row.device)
+    place = (torch.cumsum(lengths, 0) - lengths).unsqueeze(1) + rank
+    place = torch.where(rank < lengths.unsqueeze(1), place, last).flatten()
+    return values.index_select(0, order.index_select(0, place)).view(-1, k)
+
+
+def _falling(scores: Tensor, row: Tensor) -> Tensor:
+    """Whole numbers (N,) that rise with the segment and, in a segment, as the scores fall: one sort does for both."""
+    bits = (scores.detach().float() + 0.0).view(torch.int32)  # + 0: the zeros of both signs are equal
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # whole numbers in the order of the scores
+    return row * (1 << 32) - rising

@@ -46,9 +46,8 @@ class Evidence:
         """
         key = (vectors, sequence, against or vectors)
         if key not in self._cosines:
-            target, behaviours = self.content[against or vectors], self.behaviours[sequence].sequence
-            content = self.content[vectors]
-            self._cosines[key] = cosines(behaviours, content, target.unit_target_BM, target.target_present_B)
+            behaviours = self.behaviours[sequence].sequence
+            self._cosines[key] = cosines(behaviours, self.content[vectors], self.content[against or vectors])
         return self._cosines[key]
 
     def narrow(self, sequence: str, kept: Tensor) -> None:

@@ -26,10 +26,16 @@ class Cosines:
     known: Tensor
 
 
-def cosines(sequence: SequenceBatch, content: Content, query_BM: Tensor, query_present_B: Tensor) -> Cosines:
-    """`cos(r_b, query)` of each behaviour b of a sequence; query_BM (B, M) of length 1, mask query_present_B (B,)."""
-    values = pair_dots(content.unit_items_UM, query_BM, sequence)
-    known = content.present_U.index_select(0, sequence.item) & query_present_B.index_select(0, sequence.row)
+def cosines(sequence: SequenceBatch, content: Content, against: Content) -> Cosines:
+    """`cos(r_b, r)` of each behaviour b of a sequence, its vectors in `content`, and its sample's target in `against`.
+
+    The dot products are divided by the lengths afterwards: a number a pair, and no copies of the vectors.
+    """
+    item, row = sequence.item, sequence.row
+    values = pair_dots(content.items_UM, against.target_BM, sequence)
+    values = values * content.inverse_length_U.index_select(0, item)
+    values = values * against.target_inverse_length_B.index_select(0, row)
+    known = content.present_U.index_select(0, item) & against.target_present_B.index_select(0, row)
     return Cosines(torch.where(known, values, 0), known)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from features.batch import SequenceBatch
+from ranker.jagged import summed_in
 from ranker.similarity import Cosines
 
 TIERS = 22  # 20 of .1 over [-1, 1), one for cosine 1, one for behaviours that cannot be compared
@@ -27,13 +28,14 @@ class SimTier(nn.Module):
         place = tiers(found)
         if group is not None:
             place = group * TIERS + place
-        counts = self.weight.new_zeros(sequence.lengths.size(0) * self.width)
+        size = sequence.lengths.size(0) * self.width
+        counts = self.weight.new_zeros(size, dtype=summed_in(self.weight.dtype))
         counts = counts.index_add(0, sequence.row * self.width + place, torch.ones_like(place, dtype=counts.dtype))
         return self.weighed(counts.view(-1, self.width))
 
     def weighed(self, counts: Tensor) -> Tensor:
         """counts (B, groups * 22) of the tiers -> (B, groups * 22)."""
-        return torch.log1p(counts) * self.weight
+        return torch.log1p(counts).to(self.weight.dtype) * self.weight
 
 
 def tiers(found: Cosines) -> Tensor:

@@ -106,12 +106,12 @@ class DIN(nn.Module):
         s, first = b.sequence, self.layers[0]
         assert isinstance(first, nn.Linear)
         w_q, w_k, w_d, w_p, w_s = first.weight.split([self.item_dim] * 4 + [self.width - self.item_dim], 1)
-        hidden = (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
-        hidden += gather(b.items_UD @ (w_k - w_d).t(), s.item)
+        hidden = gather(b.items_UD @ (w_k - w_d).t(), s.item)
         hidden += gather(torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()), s.row)
         widths = [side.rows_SE.size(1) for side in b.sides]
         for side, w in zip(b.sides, w_s.split(widths, 1) if widths else (), strict=True):  # an exported split has parts
             hidden += gather(side.rows_SE @ w.t(), side.index)
+        hidden += (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
         hidden = self.activations[0](hidden)
         for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
             hidden = act(layer(hidden))

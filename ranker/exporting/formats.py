@@ -16,6 +16,11 @@ from data.errors import InputError
 from ranker.exporting.onnx_operators import DECOMPOSITIONS
 from ranker.serving.runtimes import FILES
 
+# Settings of the compiler. The number of threads is the server's choice, not the exporter's. Indices come from our own
+# collator and need no check in every loop. For CPUs, weights are packed for oneDNN, whose products are a tenth faster.
+SETTINGS = {"cpp.dynamic_threads": True, "assert_indirect_indexing": False}
+SETTINGS_CPU = SETTINGS | {"freezing": True}
+
 
 def write_program(program: ExportedProgram, folder: Path) -> None:
     """The torch.export program itself."""
@@ -30,8 +35,8 @@ def write_aoti(program: ExportedProgram, folder: Path, device: torch.device) -> 
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise InputError("--formats aoti: no C++ compiler here; install g++, or export with --formats program,onnx")
     path = folder / FILES["aoti"].format(device=device.type)
-    settings = {"cpp.dynamic_threads": True}  # the number of threads is the server's choice, not the exporter's
-    with _quiet():
+    settings = SETTINGS_CPU if device.type == "cpu" else SETTINGS
+    with _quiet(), torch.no_grad():  # packing asks for it
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from data.errors import InputError
 
 DTYPES = {torch.float32: "float32", torch.int64: "int64", torch.bool: "bool"}
-OPERATORS = "extern_kernel_nodes.json"  # operators that only torch's loader can call
 Sizes = POINTER(c_int64)
 
 
 def can_call(path: Path) -> bool:
     """Whether a package is one library whose operators all have a C interface."""
     names = zipfile.ZipFile(path).namelist()
-    return sum(name.endswith(".so") for name in names) == 1 and not any(name.endswith(OPERATORS) for name in names)
+    operators = [name for name in names if name.endswith(".json") and not name.endswith("_metadata.json")]
+    return sum(name.endswith(".so") for name in names) == 1 and not operators  # those only torch's loader can call
 
 
 class Compiled:

@@ -71,7 +71,9 @@ def test_ranks_and_the_best_of_each_segment():
     scores = torch.tensor([0.5, float("-inf"), 0.5, 9.0, 1.0, 3.0, 2.0, 3.0, -1.0])
     ranks = segment_ranks(scores, ROW, LENGTHS)
     assert ranks.tolist() == [1, 2, 0, 0, 3, 1, 2, 0, 4]
-    top = segment_top(scores, ranks, ROW, 5, 2, -7.0)
+    top = segment_top(scores, ROW, LENGTHS, 2, -7.0)
     assert top.tolist() == [[0.5, 0.5], [-7, -7], [9, -7], [3, 3], [-7, -7]]
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert segment_ranks(torch.zeros(0), nothing, torch.zeros(3, dtype=torch.int64)).shape == (0,)
+    none = torch.zeros(3, dtype=torch.int64)
+    assert segment_ranks(torch.zeros(0), nothing, none).shape == (0,)
+    assert segment_top(torch.zeros(0), nothing, none, 2, -7.0).tolist() == [[-7, -7]] * 3

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._inductor.package import load_package
 
+from ranker.exporting.formats import write_aoti
 from ranker.serving.compiled import Compiled, can_call
 from ranker.serving.dense_inputs import flat_inputs
 from ranker.serving.model import Model
@@ -43,6 +44,19 @@ def test_it_gives_what_torch_s_loader_gives(path, inputs):
     for flat in inputs:
         with torch.inference_mode():
             assert torch.equal(ours(flat), theirs(dict(flat)))
+
+
+class Summed(torch.nn.Module):
+    """An operator that has no C interface in this type."""
+
+    def forward(self, values, index):
+        return torch.zeros(4, dtype=torch.bfloat16).index_add(0, index, values)
+
+
+def test_a_program_with_operators_that_only_torch_s_loader_can_call_is_told_apart(tmp_path):
+    values, index = torch.ones(3, dtype=torch.bfloat16), torch.tensor([0, 2, 2])
+    write_aoti(torch.export.export(Summed(), (values, index)), tmp_path, torch.device("cpu"))
+    assert not can_call(tmp_path / "dense-cpu.pt2")
 
 
 def test_threads_get_their_own_results(path, inputs):
