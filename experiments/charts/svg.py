@@ -13,7 +13,9 @@ _NARROW, _WIDE = set("iljtfrI.,:;'|!()[] "), set("mwMW@%")
 
 def text_width(text: str, size: float = FONT) -> float:
     """About how wide a text is, in pixels."""
-    return size * sum(0.34 if c in _NARROW else 0.9 if c in _WIDE else 0.66 if c.isupper() else 0.58 for c in text)
+    return size * sum(
+        0.34 if c in _NARROW else 0.9 if c in _WIDE else 0.66 if c.isupper() or c.isdigit() else 0.6 for c in text
+    )
 
 
 def fitted(text: str, width: float, size: float = FONT) -> str:

@@ -163,7 +163,9 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def _outside(box: tuple[float, float, float, float], width: float, height: float) -> float:
-    return max(0.0, -box[0]) + max(0.0, box[2] - width) + max(0.0, 18 - box[1]) + max(0.0, box[3] - (height - 44))
+    return (
+        max(0.0, 2 - box[0]) + max(0.0, box[2] + 2 - width) + max(0.0, 18 - box[1]) + max(0.0, box[3] - (height - 44))
+    )
 
 
 def _xs(curves: Sequence[Curve], points: Sequence[Point]) -> Iterator[float]:

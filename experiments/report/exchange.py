@@ -37,7 +37,7 @@ def _about(found: dict[str, Any]) -> str:
 def verdict(found: dict[str, Any]) -> tuple[str, ...]:
     """What was found, in sentences."""
     rates = found["rates"]
-    sure = {m: r for m, r in rates.items() if r["auc"]["low"] > 0}
+    sure = {m: r for m, r in rates.items() if all(part["low"] > 0 for part in _fits(r))}
     said = []
     if sure:
         best = max(sure, key=lambda m: sure[m]["auc"]["r2"])
@@ -46,8 +46,14 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
             f"Steer by *{TITLES[best]}*: a point of it goes with {_gain(rate['slope'])} AUC "
             f"[{_gain(rate['low'])}, {_gain(rate['high'])}], R² {rate['r2']:.2f} over the versions."
         )
+        others = [TITLES[m] for m in sure if m != best]
+        if others:
+            said.append(f"These have a positive rate as well, shuffled vectors or not: {', '.join(others)}.")
     else:
-        said.append("No metric has an exchange rate whose interval leaves out zero: nothing here is fit to steer by.")
+        said.append(
+            "No metric has an exchange rate whose interval leaves out zero, with and without shuffled vectors: nothing "
+            "here is fit to steer by."
+        )
     if PAPER in rates:
         rate, parts = rates[PAPER], rates[PAPER]["categories"]
         up = sum(part["slope"] > 0 for part in parts.values())
@@ -67,6 +73,11 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
     if wrong:
         said.append(f"These go the wrong way: {', '.join(wrong)}.")
     return tuple(said)
+
+
+def _fits(rate: dict[str, Any]) -> list[dict[str, float]]:
+    """The rate in AUC over all versions, and over those whose vectors are not shuffled."""
+    return [rate["auc"], rate["without_shuffled"]["auc"]] if "without_shuffled" in rate else [rate["auc"]]
 
 
 def _gain(value: float) -> str:

@@ -14,8 +14,10 @@ RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 
 def make(root: Path, *more: object) -> int:
     """`moon report` of a folder and of committed results, with few draws."""
-    words = ["report", root, RESULTS / "movielens_ablation.json", RESULTS / "marketplace_lift_demo.json", *more]
-    return moon.main([str(word) for word in (*words, "--draws", 100)])
+    shown = [
+        RESULTS / f"{n}.json" for n in ("movielens_ablation", "marketplace_lift_demo", "marketplace_exchange_rate")
+    ]
+    return moon.main([str(word) for word in ("report", root, *shown, *more, "--draws", 100)])
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,11 @@ def test_the_page_shows_every_metric_and_the_verdict_follows_the_intervals(done)
     for rate in found["rates"].values():
         rate["auc"] |= {"low": -1.0, "high": 1.0}
     assert "nothing here is fit to steer by" in verdict(found)[0]
-    found["rates"]["category"]["auc"] |= {"low": 0.1, "high": 0.2, "r2": 1.0}
+    category = found["rates"]["category"]
+    category["auc"] |= {"low": 0.1, "high": 0.2, "r2": 1.0}
+    category["without_shuffled"]["auc"] |= {"low": -0.1, "high": 0.2}
+    assert "nothing here is fit to steer by" in verdict(found)[0]
+    category["without_shuffled"]["auc"] |= {"low": 0.1}
     assert "neighbours of the same category" in verdict(found)[0]
     assert moon.main(["report", str(root / "out"), "--out", str(root / "page.html")]) == 0
     assert "Exchange rate" in (root / "page.html").read_text()
