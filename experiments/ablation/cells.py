@@ -62,17 +62,20 @@ class Recipes:
 
     def variants(self) -> list[Variant]:
         """The study's cell groups, id_only first, each followed by its shuffled twin; every one once."""
-        found: dict[Variant, None] = {Variant(self.study.id_only): None}
+        return list(self.repetitions())
+
+    def repetitions(self) -> dict[Variant, int]:
+        """How many of the study's seeds each cell group gets, the most that a block asks for."""
+        every = len(self.study.seeds)
+        found = {Variant(self.study.id_only): every}
         for block in self.study.matrix:
             for name in block.mechanisms or [m.name for m in self.study.mechanisms]:
-                if not self.reads_vectors(name):
-                    found[Variant(name)] = None
-                    continue
-                for mode in block.modes:
-                    for dim in block.dims:
-                        variant = Variant(name, mode, dim)
-                        found |= {variant: None, variant.twin: None}
-        return list(found)
+                reads = self.reads_vectors(name)
+                plain = [Variant(name, mode, dim) for mode in block.modes for dim in block.dims]
+                for variant in plain if reads else [Variant(name)]:
+                    for one in (variant, variant.twin) if reads else (variant,):
+                        found[one] = max(found.get(one, 0), block.seeds or every)
+        return found
 
     def recipe(
         self, variant: Variant, seed: int, settings: dict[str, Any] | None = None, name: str | None = None
@@ -124,9 +127,9 @@ def cells(
     `settings`: tuned fields by mechanism. `stores`: by the name of the vectors.
     Raises InputError for vectors whose store is not given.
     """
-    found = []
-    for seed in recipes.study.seeds:
-        for variant in variants:
+    found, repetitions = [], recipes.repetitions()
+    for number, seed in enumerate(recipes.study.seeds):
+        for variant in (v for v in variants if number < repetitions[v]):
             recipe = recipes.recipe(variant, seed, settings.get(variant.mechanism))
             found.append(Cell(recipe, data, needed(recipe, stores)))
     return found

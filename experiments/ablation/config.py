@@ -28,6 +28,7 @@ class Block(Config):
     dims: tuple[int | None, ...] = Field(
         (None,), min_length=1, description="Matryoshka prefixes of the vectors, in dimensions; None: all of them"
     )
+    seeds: int | None = Field(None, ge=1, description="the study's first N seeds for this block; None: all of them")
 
 
 class Choice(Config):

@@ -72,15 +72,18 @@ def measure(
 
 
 def cost(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
-    """Of finished runs: rows/s (the fastest seed: other work on the machine only slows), parameters, peak memory."""
+    """Of finished runs: rows/s (the fastest seed: other work on the machine only slows), CPU seconds of a whole run
+    (other work counts little), parameters, peak memory."""
     if not outcomes:
         return None
     metas = [outcome.run.meta() for outcome in outcomes]
+    cpu = [meta["cpu_seconds"] for meta in metas if "cpu_seconds" in meta]  # runs of earlier versions have none
     return {
         "rows_per_second": max(meta["rows_per_second"] for meta in metas),
         "parameters": metas[0]["parameters"],
         "peak_rss_bytes": int(np.median([meta["peak_rss_bytes"] for meta in metas])),
         "seconds": float(np.median([meta["seconds"] for meta in metas])),
+        "cpu_seconds": float(np.median(cpu)) if cpu else None,
     }
 
 

@@ -1,5 +1,6 @@
 """A study's groups as a flat frame (parquet) and as markdown."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def _flat(group: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
     for metric in METRICS:
         row[f"content_gain_{metric}_holm"] = group["content_gain"]["holm"][metric] if group["content_gain"] else None
     cost = group["cost"] or {}
-    row |= {name: cost.get(name) for name in ("rows_per_second", "peak_rss_bytes", "seconds")}
+    row |= {name: cost.get(name) for name in ("rows_per_second", "peak_rss_bytes", "seconds", "cpu_seconds")}
     row |= {f"parameters_{kind}": cost.get("parameters", {}).get(kind) for kind in ("dense", "tables", "vectors")}
     return row
 
@@ -44,7 +45,7 @@ def markdown(report: dict[str, Any]) -> str:
     groups, slices = report["groups"], report["slices"]
     lines = [f"# {report['study']}", "", *notes(report), ""]
     lines += _table(
-        ["group", "seeds", "AUC", "GAUC", *(f"AUC, {title(s)}" for s in slices), "rows/s", "parameters", "peak memory"],
+        ["group", "seeds", "AUC", "GAUC", *(f"AUC, {title(s)}" for s in slices), "CPU s", "parameters", "peak memory"],
         [_figures_row(group, slices) for group in groups],
     )
     for kind, heading in (("gain", f"Gain over `{report['id_only']}`"), ("content_gain", "Content gain")):
@@ -93,18 +94,19 @@ def title(where: str) -> str:
     return where.replace("_", " ")
 
 
-def label(group: dict[str, Any]) -> str:
-    """A group in words."""
+def label(group: dict[str, Any], word: str = "title") -> str:
+    """A group in words, by its title or `mechanism`."""
     if group["mode"] is None:
-        return group["title"]
+        return group[word]
     parts = [group["mode"], "all dims" if group["dim"] is None else f"{group['dim']} dims"]
-    return f"{group['title']} ({', '.join(parts + ['shuffled'] * group['shuffled'])})"
+    return f"{group[word]} ({', '.join(parts + ['shuffled'] * group['shuffled'])})"
 
 
-def labels(groups: Sequence[dict[str, Any]]) -> list[str]:
-    """The groups in words, without mode and dims where all that read vectors have the same."""
-    kinds = {(group["mode"], group["dim"]) for group in groups if group["mode"] is not None}
-    return [group["title"] if len(kinds) == 1 and not group["shuffled"] else label(group) for group in groups]
+def labels(groups: Sequence[dict[str, Any]], word: str = "title") -> list[str]:
+    """The groups by their title (or `mechanism`), with mode and dims only where those are not what most have."""
+    kinds = Counter((group["mode"], group["dim"]) for group in groups if group["mode"] is not None)
+    usual = kinds.most_common(1)[0][0] if kinds else None
+    return [g[word] if g["mode"] is None or (g["mode"], g["dim"]) == usual else label(g, word) for g in groups]
 
 
 def pm(found: dict[str, Any] | None) -> str:
@@ -128,12 +130,13 @@ def count(number: int) -> str:
 
 
 def costs(group: dict[str, Any]) -> list[str]:
-    """Rows/s, parameters that are trained, peak memory."""
+    """CPU seconds of a run (rows/s say less on a shared machine), parameters that are trained, peak memory."""
     cost = group["cost"]
     if cost is None:
         return ["-"] * 3
+    cpu = cost.get("cpu_seconds")  # None: runs of earlier versions
     trained = cost["parameters"]["dense"] + cost["parameters"]["tables"]
-    return [f"{cost['rows_per_second']:,.0f}", count(trained), f"{cost['peak_rss_bytes'] / 2**20:,.0f} MiB"]
+    return ["-" if cpu is None else f"{cpu:,.0f}", count(trained), f"{cost['peak_rss_bytes'] / 2**20:,.0f} MiB"]
 
 
 def _figures_row(group: dict[str, Any], slices: Sequence[str]) -> list[str]:

@@ -87,17 +87,18 @@ def content_gains(groups: Groups) -> list[Plot]:
 
 
 def gain_against_cost(groups: Groups, id_only: str) -> list[Plot]:
-    """Gain over id-only of every group with real vectors against its training speed, AUC and GAUC."""
-    shown = [group for group in groups if group["gain"] and not group["shuffled"] and group["cost"]]
+    """Gain over id-only of every group with real vectors against the CPU time of a run, AUC and GAUC."""
+    real = [group for group in groups if group["gain"] and not group["shuffled"] and group["cost"]]
+    shown = [group for group in real if group["cost"].get("cpu_seconds")]  # not of earlier versions
     plots = []
     for metric in METRICS if len(shown) > 1 else ():
         points = []
-        for group, name in zip(shown, labels(shown), strict=True):
-            test, speed = of_users(group["gain"], OVERALL, metric), group["cost"]["rows_per_second"]
+        for group, name in zip(shown, labels(shown, "mechanism"), strict=True):
+            test, seconds = of_users(group["gain"], OVERALL, metric), group["cost"]["cpu_seconds"]
             kind = "reads vectors" if group["mode"] is not None else "reads none"
-            points.append(Point(kind, speed, test["delta"], name, y_low=test["low"], y_high=test["high"]))
+            points.append(Point(kind, seconds, test["delta"], name, y_low=test["low"], y_high=test["high"]))
         plane = Plane(
-            "training rows/s (faster to the right)",
+            "CPU seconds of a run (cheaper to the left)",
             f"gain in {metric.upper()}",
             x_log=True,
             zero=True,
@@ -107,10 +108,11 @@ def gain_against_cost(groups: Groups, id_only: str) -> list[Plot]:
         plots.append(
             xy(
                 f"cost-{metric}",
-                f"{metric.upper()} against speed",
+                f"{metric.upper()} against cost",
                 plane,
                 points=points,
                 note=note,
+                full=True,
                 series=["reads vectors", "reads none"],
             )
         )
@@ -124,7 +126,7 @@ def _figures(groups: Groups, slices: Sequence[str]) -> tuple[list[str], list[lis
     for group in groups:
         cells = [pm(figure(group, where, metric)) for where in places for metric in METRICS]
         rows.append([label(group), str(len(group["seeds"])), *cells, *costs(group)])
-    return [*head, "rows/s", "parameters", "peak memory"], rows
+    return [*head, "CPU s", "parameters", "peak memory"], rows
 
 
 def _gains(groups: Groups, kind: str, slices: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from data.config import load_config
-from experiments.ablation.cells import Recipes
+from experiments.ablation.cells import Recipes, cells
 from experiments.ablation.config import Study
 from ranker.config import Recipe
+from tests.experiments.ablation.conftest import write_study
 
 CONFIGS = Path(__file__).parents[3] / "experiments" / "configs"
 
@@ -23,6 +24,15 @@ def test_every_cell_of_a_shipped_study_is_a_recipe_and_has_its_twin(name):
         assert all((v.shuffle == 3) == variant.shuffled for v in recipe.features.vectors)
         assert bool(recipe.features.vectors) == (variant.mode is not None)
         assert variant.mode is None or variant.twin in variants
+
+
+def test_a_block_may_ask_for_fewer_seeds_and_a_group_gets_the_most_that_is_asked_for(tmp_path):
+    matrix = [{"dims": [4], "seeds": 1}, {"mechanisms": ["concat"], "dims": [4, 2], "seeds": 2}]
+    study = load_config(write_study(tmp_path, matrix=matrix, seeds=[5, 6, 7]), Study)
+    recipes = Recipes(study, tmp_path)
+    names = [cell.name for cell in cells(recipes, recipes.variants(), {}, tmp_path, {"image": tmp_path})]
+    twins = [f"concat-frozen-{dim}{twin}" for dim in (4, 2) for twin in ("", "-shuffled")]
+    assert names == [f"{n}/s{seed}" for seed in (5, 6) for n in ["din", *twins]] + ["din/s7"]
 
 
 def test_the_recipe_that_users_run_is_the_one_that_was_measured():

@@ -102,8 +102,8 @@ def test_the_summary_says_what_the_figures_say(page: Path):
     gain = {row[1]: row for row in found["rankers"]["parts"]["gains"]["rows"]}["AUC"]
     assert f"{gain[2]:+.4f}".replace("-", "\u2212") in said
     ablation = json.loads((RESULTS / "movielens_ablation.json").read_text())
-    (group,) = (g for g in ablation["groups"] if g["content_gain"])
-    assert f"{group['content_gain']['rows']['auc_by_user']['delta']:+.4f}" in said
+    gains = [g["content_gain"]["rows"]["auc_by_user"]["delta"] for g in ablation["groups"] if g["content_gain"]]
+    assert f"{max(gains):+.4f}" in said
 
 
 def test_kinds_are_told_apart_and_what_is_none_is_refused(results: Path, market_root: Path, tmp_path: Path):
