@@ -39,7 +39,7 @@ def gathered_sum(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor 
     if weights is not None:
         weights = weights.to(table.dtype)
     if torch.compiler.is_exporting():
-        return _bags(table, index, lengths, weights)
+        return bags(table, index, lengths, weights)
     return _GatheredSum.apply(table, index, lengths, weights)  # pyright: ignore[reportReturnType]
 
 
@@ -60,8 +60,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
-        order, uses = _grouped(index, ctx.rows)
-        return _bags(grads[0].contiguous(), order, uses, None), None
+        order, uses = grouped(index, ctx.rows)
+        return bags(grads[0].contiguous(), order, uses, None), None
 
 
 class _GatheredSum(torch.autograd.Function):
@@ -70,7 +70,7 @@ class _GatheredSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
         ctx.save_for_backward(table, index, lengths, weights)
-        return _bags(table, index, lengths, weights)
+        return bags(table, index, lengths, weights)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -80,8 +80,8 @@ class _GatheredSum(torch.autograd.Function):
             torch.arange(lengths.size(0), device=index.device), lengths, output_size=len(index)
         )
         if ctx.needs_input_grad[0]:
-            order, uses = _grouped(index, table.size(0))
-            to_table = _bags(grad, row[order], uses, None if weights is None else weights[order])
+            order, uses = grouped(index, table.size(0))
+            to_table = bags(grad, row[order], uses, None if weights is None else weights[order])
         if ctx.needs_input_grad[3]:
             offsets = torch.cumsum(lengths, 0) - lengths
             to_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
@@ -90,12 +90,13 @@ class _GatheredSum(torch.autograd.Function):
         return to_table, None, None, to_weights
 
 
-def _bags(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
+def bags(table: Tensor, index: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
+    """Weighted sums (B, D) of table rows (U, D) by index (N,), `lengths` (B,) of them each."""
     offsets = torch.cumsum(lengths, 0) - lengths
     return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
 
 
-def _grouped(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def grouped(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """The places of index (N,) in order of the row they name, and how often each of `rows` is named."""
     return torch.argsort(index.int(), stable=True), torch.bincount(index, minlength=rows)
 

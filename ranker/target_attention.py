@@ -16,6 +16,7 @@ from features.batch import SequenceBatch
 from ranker.activations import activation
 from ranker.config import SequenceModel
 from ranker.jagged import gather, gathered_sum, segment_softmax
+from ranker.kernels.hidden_scores import hidden_scores
 
 
 class Side(NamedTuple):
@@ -106,19 +107,32 @@ class DIN(nn.Module):
         s, first = b.sequence, self.layers[0]
         assert isinstance(first, nn.Linear)
         w_q, w_k, w_d, w_p, w_s = first.weight.split([self.item_dim] * 4 + [self.width - self.item_dim], 1)
-        hidden = gather(b.items_UD @ (w_k - w_d).t(), s.item)
-        hidden += gather(torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()), s.row)
+        terms = [(b.items_UD @ (w_k - w_d).t(), s.item)]
+        terms.append((torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()), s.row))
         widths = [side.rows_SE.size(1) for side in b.sides]
         for side, w in zip(b.sides, w_s.split(widths, 1) if widths else (), strict=True):  # an exported split has parts
-            hidden += gather(side.rows_SE @ w.t(), side.index)
-        hidden += (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
-        hidden = self.activations[0](hidden)
-        for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
-            hidden = act(layer(hidden))
-        scores = self.output(hidden).squeeze(1)
+            terms.append((side.rows_SE @ w.t(), side.index))
+        if self._in_blocks(b.query_BD):
+            out = self.output
+            scores = hidden_scores(b.query_BD, b.items_UD, s.row, s.item, w_p, out.weight.squeeze(0), out.bias, terms)
+        else:
+            hidden = gather(*terms[0])
+            for rows, index in terms[1:]:
+                hidden += gather(rows, index)
+            hidden += (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
+            hidden = self.activations[0](hidden)
+            for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
+                hidden = act(layer(hidden))
+            scores = self.output(hidden).squeeze(1)
         if self.fusion is not None and similarity is not None:
             scores = self.fusion(scores, similarity)
         return segment_softmax(scores, s.row, s.lengths) if self.softmax else scores
+
+    def _in_blocks(self, query_BD: Tensor) -> bool:
+        """Whether the scores are computed in blocks: on a CPU, in full precision, with one layer of ReLU."""
+        plain = len(self.layers) == 1 and isinstance(self.activations[0], nn.ReLU)
+        eager = not torch.compiler.is_exporting() and not torch.is_autocast_enabled("cpu")
+        return plain and eager and query_BD.device.type == "cpu" and query_BD.dtype in (torch.float32, torch.float64)
 
 
 class MultiHeadTargetAttention(nn.Module):

@@ -2,7 +2,8 @@
 
 A small log is trained once undisturbed and once with `kill -9` at random moments: of one rank (the others follow), of
 all ranks, or in the middle of a checkpoint write, each in turn; then a SIGTERM, and a newest checkpoint cut short. Each
-time the run is started again with --resume. Losses and scores must be those of the undisturbed run, bit for bit.
+time the run is started again with --resume; at last it is told to start itself again, and a rank is killed once more.
+Losses and scores must be those of the undisturbed run, bit for bit.
 """
 
 import argparse
@@ -31,18 +32,19 @@ FAULTS = ("one rank", "all ranks", "checkpoint")
 class Victim:
     """One start of the training command, and what may befall it."""
 
-    def __init__(self, words: list[str], out: Path, nproc: int) -> None:
-        self.out, self.nproc = out, nproc
+    def __init__(self, words: list[str], out: Path, nproc: int, restarts: int = 0) -> None:
+        self.out, self.nproc, self.alone = out, nproc, nproc == 1 and not restarts
         root = Path(__file__).parents[1]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
         command = [sys.executable, "-m", "moon", "train", *words, "--nproc", str(nproc), "--resume"]
+        command += ["--max-restarts", str(restarts)]
         self.process = subprocess.Popen(
             command, env=environment, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
 
     def ranks(self) -> list[int]:
         """Process ids of the training processes."""
-        if self.nproc == 1:
+        if self.alone:
             return [self.process.pid]
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(word) for word in path.read_text().split()] if path.exists() else []
@@ -139,8 +141,11 @@ def _run(args: argparse.Namespace, root: Path) -> int:
         victim.end()
     if not finished(run):
         _terminate_and_cut(Victim([*words, str(run)], run, args.nproc), rng)
-        error = Victim([*words, str(run)], run, args.nproc).end()
-        if not finished(run):
+        last = Victim([*words, str(run)], run, args.nproc, restarts=1)
+        if not strike(last, "one rank", rng):
+            raise SystemExit("the run was done before the last kill; give more --epochs")
+        error = last.end()
+        if not finished(run) or "restart 1 of 1" not in error:
             raise SystemExit(f"the run did not end: {error}")
         if "going on from step-" not in error:
             raise SystemExit(f"the cut checkpoint went unnoticed: {error}")
