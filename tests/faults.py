@@ -3,7 +3,9 @@
 A small log is trained once undisturbed and once with `kill -9` at random moments: of one rank (the others follow), of
 all ranks, or in the middle of a checkpoint write, each in turn; then a SIGTERM, and a newest checkpoint cut short. Each
 time the run is started again with --resume; at last it is told to start itself again, and a rank is killed once more.
-Losses and scores must be those of the undisturbed run, bit for bit.
+Losses and scores must be those of the undisturbed run: bit for bit on one rank and on two. On more the order in which
+gradients are added up over the ranks depends on where they lie in DistributedDataParallel's buckets, which are laid out
+anew after the first step of a process; there they must agree to ROUNDING.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from tests.conftest import write_ratings
 from tests.ranker.conftest import TINY
 
 PATIENCE = 1800.0  # seconds that a run may take on a busy machine
+ROUNDING = 1e-6
 FAULTS = ("one rank", "all ranks", "checkpoint")
 
 
@@ -150,8 +153,12 @@ def _run(args: argparse.Namespace, root: Path) -> int:
         if "going on from step-" not in error:
             raise SystemExit(f"the cut checkpoint went unnoticed: {error}")
     scores = [pl.read_parquet(folder / "predictions.parquet")["score"] for folder in (whole, run)]
-    same = losses(whole) == losses(run) and scores[0].equals(scores[1])
-    print(f"{done} kills: losses and scores are {'the same' if same else 'DIFFERENT'}")
+    pairs = [*zip(losses(whole), losses(run), strict=True), *zip(*scores, strict=True)]
+    largest = max(abs(a - b) for a, b in pairs)
+    same = largest <= (0 if args.nproc <= 2 else ROUNDING)
+    print(
+        f"{done} kills: losses and scores are {'the same' if same else 'DIFFERENT'}, largest difference {largest:.2g}"
+    )
     return int(not same)
 
 
