@@ -3,9 +3,8 @@
 A small log is trained once undisturbed and once with `kill -9` at random moments: of one rank (the others follow), of
 all ranks, or in the middle of a checkpoint write, each in turn; then a SIGTERM, and a newest checkpoint cut short. Each
 time the run is started again with --resume; at last it is told to start itself again, and a rank is killed once more.
-Losses and scores must be those of the undisturbed run: bit for bit on one rank and on two. On more the order in which
-gradients are added up over the ranks depends on where they lie in DistributedDataParallel's buckets, which are laid out
-anew after the first step of a process; there they must agree to ROUNDING.
+Losses and scores must be those of the undisturbed run: bit for bit on one rank and on two, to ROUNDING on more, where a
+resumed run differs in the last bits for a reason that is not known.
 """
 
 import argparse
