@@ -116,10 +116,9 @@ class DIN(nn.Module):
             out = self.output
             scores = hidden_scores(b.query_BD, b.items_UD, s.row, s.item, w_p, out.weight.squeeze(0), out.bias, terms)
         else:
-            hidden = gather(*terms[0])
-            for rows, index in terms[1:]:
-                hidden += gather(rows, index)
-            hidden += (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
+            hidden = (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
+            for rows, index in terms:
+                hidden = hidden + gather(rows, index)  # in place, a package with packed weights gives other scores
             hidden = self.activations[0](hidden)
             for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
                 hidden = act(layer(hidden))
