@@ -33,7 +33,7 @@ def write_aoti(program: ExportedProgram, folder: Path, device: torch.device) -> 
     Raises InputError where there is no C++ compiler.
     """
     if shutil.which("g++") is None and shutil.which("clang++") is None:
-        raise InputError("--formats aoti: no C++ compiler here; install g++, or export with --formats program,onnx")
+        raise InputError("--programs aoti: no C++ compiler here; install g++, or export with --programs program,onnx")
     path = folder / FILES["aoti"].format(device=device.type)
     settings = SETTINGS_CPU if device.type == "cpu" else SETTINGS
     with _quiet(), torch.no_grad():  # packing asks for it
