@@ -1,9 +1,11 @@
-"""One hidden layer of ReLU over pairs of rows, on a CPU, block by block: what DIN's attention spends its time in.
+"""One hidden layer of ReLU over pairs of rows, on a CPU, block by block: what DIN's attention (Zhou et al., arXiv
+1706.06978, section 4.3; ranker.target_attention has the split of its first layer) spends its time in.
 
     score[n] = w . relu(Wp (query[row[n]] * items[item[n]]) + sum over terms of term[index[n]]) + b
 
 Written as single operations, a dozen of them write and read all (N, H) numbers. Here a block of them stays in the
-core's cache from its first product to its score; only the hidden layer and its gradient are written out, once each.
+core's cache from its first product to its score; what the gradient needs is written out once: the hidden layer (N, H),
+the products (N, D), and on the way back the gradients of both.
 
 Shape legend: B samples, N pairs, U distinct items, T rows of a term, D item width, H hidden width.
 """
