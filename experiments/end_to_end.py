@@ -20,11 +20,11 @@ def main(argv: list[str]) -> int:
 class MoonEncoders:
     """Encoders of moon_encoder for the ranker (see ranker.end_to_end.EncoderRoom)."""
 
-    def open(self, folder: Path, source: "VectorSource", dataset: "Dataset") -> "nn.Module":
+    def open(self, folder: Path, source: "VectorSource", dataset: "Dataset", cache: Path | None = None) -> "nn.Module":
         """The saved encoder on what the store's own encoder was shown of an item."""
         from experiments.catalogue_encoder import CatalogueEncoder
 
-        return CatalogueEncoder.open(folder, source, dataset)
+        return CatalogueEncoder.open(folder, source, dataset, cache)
 
     def save(self, module: "nn.Module", folder: Path) -> str:
         """Write the trained encoder; moon encoder embed makes a store of it."""

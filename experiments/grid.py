@@ -39,11 +39,20 @@ OTHERS = "another shard's, and not finished yet"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run. recipe: names the cell with its seed. data: prepared dataset. stores: by the recipe's vector names."""
+    """One run.
+
+    Attributes:
+        recipe: names the cell with its seed.
+        data: prepared dataset.
+        stores: by the recipe's vector names. encoders: those that end_to_end vectors start from, in the same way.
+        cache: folder for what the encoders' frozen parts make of items, shared by the cells.
+    """
 
     recipe: Recipe
     data: Path
     stores: dict[str, Path] = field(default_factory=dict)
+    encoders: dict[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
 
     @property
     def name(self) -> str:
@@ -112,8 +121,8 @@ class Grid:
     """Cells under one root."""
 
     def __init__(self, root: Path, cells: Sequence[Cell], check: bool = True) -> None:
-        """Raises InputError for two cells of one name and, with `check`, for a finished run of other settings, data or
-        vectors than its cell's."""
+        """Raises InputError for two cells of one name and, with `check`, for a finished run of other settings, data,
+        vectors or encoders than its cell's."""
         self.root, self.cells = root, list(cells)
         names = [cell.name for cell in cells]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -128,9 +137,10 @@ class Grid:
         return RunFolder(self.root / cell.name)
 
     def finished(self, cell: Cell) -> bool:
-        """Whether the cell's run is complete."""
+        """Whether the cell's run is complete, the encoders that it trained included."""
         run = self.folder(cell)
-        return (run.root / "meta.json").is_file() and bool(run.meta().get("finished"))
+        meta = run.meta() if (run.root / "meta.json").is_file() else {}
+        return bool(meta.get("finished")) and set(cell.encoders) <= set(meta.get("trained_encoders", {}))
 
     def run(self, jobs: int = 1, shard: Shard = Shard()) -> list[Outcome]:
         """Train what is not finished, `jobs` processes at a time (0: here); one outcome a cell, in the cells' order.
@@ -222,8 +232,10 @@ class _Running:
         config = grid.beside(cell, "yaml")
         write_text(config, yaml.safe_dump(cell.recipe.model_dump(mode="json"), sort_keys=False))
         words = ["train", config, "--data", cell.data, "--out", grid.folder(cell).root, "--resume"]
-        for name, store in cell.stores.items():
-            words += ["--store", f"{name}={store}"]
+        for option, folders in (("--store", cell.stores), ("--encoder", cell.encoders)):
+            for name, folder in folders.items():
+                words += [option, f"{name}={folder}"]
+        words += ["--cache", cell.cache] if cell.encoders and cell.cache else []
         self._log: IO[bytes] = grid.beside(cell, "log").open("wb")
         command = [sys.executable, "-m", "moon", *map(str, words)]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -280,12 +292,17 @@ def train_here(cell: Cell, out: Path) -> str | None:
 
     Raises KeyboardInterrupt where it was asked to stop (its state is saved).
     """
+    from experiments.end_to_end import MoonEncoders
     from features.ranks import process_group
+    from ranker.opened_encoders import OpenedEncoders
     from ranker.train import Interrupted, train
 
+    dataset = Dataset(cell.data)
+    encoders = OpenedEncoders(MoonEncoders(), cell.encoders, dataset, cell.cache)
     try:
         with process_group() as ranks:
-            train(cell.recipe, Dataset(cell.data), out, ranks, True, cell.stores)
+            train(cell.recipe, dataset, out, ranks, True, cell.stores, encoders.openers)
+            encoders.save(RunFolder(out))
     except Interrupted as stop:
         raise KeyboardInterrupt(str(stop)) from None
     except Exception as error:
@@ -301,7 +318,7 @@ def clock(seconds: float) -> str:
 
 
 def _require_same(run: RunFolder, cell: Cell) -> None:
-    """Raise InputError unless the finished run is of the cell's recipe, dataset and vectors."""
+    """Raise InputError unless the finished run is of the cell's recipe, dataset, vectors and encoders."""
     meta = run.meta()
     found: dict[str, tuple[Any, Any]] = {
         "recipe": (run.recipe(), cell.recipe),
@@ -311,6 +328,14 @@ def _require_same(run: RunFolder, cell: Cell) -> None:
             {name: Store(path).current.meta["fingerprint"] for name, path in cell.stores.items()},
         ),
     }
+    if cell.encoders:
+        from moon_encoder.checkpoint import encoder_info
+
+        trained = {name: encoder_info(run.root / "encoders" / name) for name in cell.encoders}
+        found["encoder"] = (
+            {name: info.facts["started_from"] for name, info in trained.items()},
+            {name: encoder_info(folder).fingerprint for name, folder in cell.encoders.items()},
+        )
     for what, (then, now) in found.items():
         if then != now:
             raise InputError(

@@ -27,13 +27,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dim", type=int, help="store a Matryoshka prefix of this width (default: the whole vector)")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"items in one run of the encoder (default: {BATCH})")
     parser.add_argument("--nproc", type=int, default=1, help="processes (one a GPU)")
+    parser.add_argument("--cache", type=Path, help="folder for what the frozen part makes of pictures; runs share it")
     parser.add_argument("--resume", action="store_true", help="go on with an embedding that was cut off")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
     dataset = Dataset(args.data)
     columns = catalogue_columns(encoder_info(args.encoder))
     job = plan(args.encoder, dataset, args.content, columns, args.dim, args.dtype, args.batch, args.of)
-    version, figures = run(job, args.store, args.nproc, args.resume)
+    version, figures = run(job, args.store, args.nproc, args.resume, args.cache)
     found = {"store": str(args.store), "version": version.number, "content": job.content, "dim": job.dim}
     found |= {"dtype": job.dtype, "encoder": version.meta["encoder"], "fingerprint": version.meta["fingerprint"]}
     found |= {"of": job.of, "vectors": int(version.present.sum()), "rows": len(version.present)}

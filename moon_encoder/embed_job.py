@@ -72,8 +72,12 @@ def plan(
     )
 
 
-def run(job: Job, root: Path, processes: int, resume: bool) -> tuple[Version, dict[str, Any]]:
+def run(
+    job: Job, root: Path, processes: int, resume: bool, cache: Path | None = None
+) -> tuple[Version, dict[str, Any]]:
     """Embed what is not embedded yet, publish, and remove the parts; returns the version and figures of the work.
+
+    `cache`: folder for what the frozen part makes of items' pictures (see moon_encoder.frozen_cache).
 
     Raises InputError if another embedding works on this store, if parts of another job lie there, or parts of this one
     and `resume` is off, or if no item gets a vector.
@@ -85,7 +89,7 @@ def run(job: Job, root: Path, processes: int, resume: bool) -> tuple[Version, di
         progress = Progress("embedding", sum(len(parts[number]) for number in todo), job.of)
         started = time.monotonic()
         work = in_processes if processes > 1 else here
-        work(job, folder, todo, processes, progress.add)
+        work(job, folder, todo, processes, progress.add, cache)
         progress.close()
         seconds = time.monotonic() - started
         version, problems = _publish(job, root, folder, len(parts), dataset)

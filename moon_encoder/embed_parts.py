@@ -25,6 +25,7 @@ from moon_encoder.checkpoint import encoder_info, load_encoder
 from moon_encoder.embedding import BATCH, embed
 from moon_encoder.encoder import Encoder
 from moon_encoder.forms import Catalogue, Contents, Form
+from moon_encoder.frozen_cache import item_pictures
 from moon_encoder.items import Items
 from moon_encoder.queries import QueryContents
 
@@ -54,21 +55,25 @@ class Job:
         return [range(at, min(at + self.part, items)) for at in range(0, items, self.part)]
 
 
-def here(job: Job, folder: Path, todo: list[int], processes: int, done: Callable[[int], None]) -> None:
+def here(
+    job: Job, folder: Path, todo: list[int], processes: int, done: Callable[[int], None], cache: Path | None
+) -> None:
     """All parts in this process."""
     if todo:
-        worker = Worker(job, folder, 0, processes)
+        worker = Worker(job, folder, 0, processes, cache)
         for number in todo:
             worker.embed(number, done)
 
 
-def in_processes(job: Job, folder: Path, todo: list[int], processes: int, done: Callable[[int], None]) -> None:
+def in_processes(
+    job: Job, folder: Path, todo: list[int], processes: int, done: Callable[[int], None], cache: Path | None
+) -> None:
     """Parts handed out to `processes`; the first that fails ends the others."""
     context = mp.get_context("spawn")
     counter, messages = context.Value("q", 0), context.Queue()
     count = min(processes, len(todo))
     workers = [
-        context.Process(target=_work, args=(job, folder, todo, n, processes, counter, messages), daemon=True)
+        context.Process(target=_work, args=(job, folder, todo, n, processes, cache, counter, messages), daemon=True)
         for n in range(count)
     ]
     for worker in workers:
@@ -97,7 +102,16 @@ def in_processes(job: Job, folder: Path, todo: list[int], processes: int, done: 
             worker.join()
 
 
-def _work(job: Job, folder: Path, todo: list[int], number: int, processes: int, counter: Any, messages: Any) -> None:
+def _work(
+    job: Job,
+    folder: Path,
+    todo: list[int],
+    number: int,
+    processes: int,
+    cache: Path | None,
+    counter: Any,
+    messages: Any,
+) -> None:
     """One process: takes the next part until there is none, or its parent is gone."""
     parent = os.getppid()
 
@@ -109,7 +123,7 @@ def _work(job: Job, folder: Path, todo: list[int], number: int, processes: int, 
     try:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(_cores(processes))
-        worker = Worker(job, folder, number, processes)
+        worker = Worker(job, folder, number, processes, cache)
         while True:
             with counter.get_lock():
                 at, counter.value = counter.value, counter.value + 1
@@ -126,7 +140,7 @@ def _work(job: Job, folder: Path, todo: list[int], number: int, processes: int, 
 class Worker:
     """An encoder and the items, in one process."""
 
-    def __init__(self, job: Job, folder: Path, number: int, processes: int) -> None:
+    def __init__(self, job: Job, folder: Path, number: int, processes: int, cache: Path | None) -> None:
         self.job, self.folder = job, folder
         self.threads = min(_cores(processes), 8) if torch.cuda.is_available() else 1
         keep_freed_memory()
@@ -136,7 +150,8 @@ class Worker:
             raise InputError(f"{job.encoder}: the encoder was replaced meanwhile")
         contents = Contents.of(dataset, Catalogue.model_validate(job.columns))
         queries = job.of == "queries"
-        self.items = QueryContents(contents, self.encoder.reads) if queries else Items(contents, job.content)
+        pictures = item_pictures(self.encoder, contents, cache) if cache is not None and not queries else None
+        self.items = QueryContents(contents, self.encoder.reads) if queries else Items(contents, job.content, pictures)
         self.parts = job.parts(len(self.items))
         self.lengths = self.items.text_lengths()
 
@@ -144,6 +159,8 @@ class Worker:
         """Write one part; texts of like length share a batch."""
         rows = np.array(self.parts[number], np.int64)
         rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+        if isinstance(self.items, Items):
+            self.items.compute(rows)
         vectors, present, problems = embed(
             self.encoder, self.items, rows, self.job.dim, self.job.batch, self.threads, done
         )

@@ -82,7 +82,11 @@ class Encoder(nn.Module, ABC):
         return None
 
     def frozen_digest(self) -> str:
-        """Stands for the frozen picture part: encoders with the same make the same of pictures."""
+        """Stands for the frozen picture part: encoders with the same make the same of pictures. "": there is none."""
+        return ""
+
+    def frozen_text_digest(self) -> str:
+        """Stands for a wholly frozen text part in the same way."""
         return ""
 
     @abstractmethod

@@ -60,6 +60,9 @@ class Contents:
     _item_images: list[ImageSource] = field(default_factory=list)
     _query_images: list[ImageSource] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._named_images: list[str] = self.image_keys.tolist()  # whatever is left out later
+
     @classmethod
     def of(cls, dataset: Dataset, columns: Catalogue) -> "Contents":
         """Read the catalogue and open the image stores.
@@ -147,7 +150,7 @@ class Contents:
     def images_digest(self, role: str) -> str:
         """Stands for the items' or queries' pictures: their stores' files, times, and keys."""
         stores = self._query_images if role == QUERY_ROLE else self._item_images
-        keys = self.query_names if role == QUERY_ROLE else self.image_keys.tolist()
+        keys = self.query_names if role == QUERY_ROLE else self._named_images
         found = hashlib.sha256("\0".join(keys).encode())
         for store in stores:
             facts = os.stat(store.name)

@@ -1,10 +1,10 @@
 """What an encoder's frozen part makes of pictures and texts, kept on disk and in memory, so that it is computed once.
 
-    ROOT/NAME-DIGEST/{values.npy (pictures, ...) float16, done.npy (pictures,) bool}
+    ROOT/NAME-DIGEST/{values.npy (contents, ...) float16, done.npy (contents,) bool}
 
-The digest covers the frozen weights, the pictures and the view, so that runs and stages with the same frozen part share
-their files; rows are filled when they are first asked for, by any number of processes. float16 keeps three digits of
-activations, which is what is stored.
+The digest covers the frozen weights, the contents and the view, so that runs, stages, embeddings and rankers that train
+an encoder share the files of one frozen part; rows are filled when they are first asked for, by any number of
+processes. float16 keeps three digits of activations, which is what is stored.
 """
 
 import fcntl
@@ -14,19 +14,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from moon_encoder.encoder import Encoder
+from moon_encoder.forms import Contents, Form
 
-CHUNK = 64  # pictures run through the frozen part at once
+CHUNK = 64  # contents run through the frozen part at once
 
 
-class ImageCache:
-    """One view of a numbered set of pictures."""
+class RowCache:
+    """What the frozen part makes of a numbered set of contents: one view of pictures, or texts."""
 
-    def __init__(self, encoder: Encoder, folder: Path, size: int, load: Callable[[int], Image.Image]) -> None:
-        """size: pictures in the set. load: picture by number. `folder`: of this very encoder, set and view."""
-        self.encoder, self.folder, self.size, self.load = encoder, folder, size, load
+    def __init__(self, folder: Path, size: int, make: Callable[[list[int]], np.ndarray | None]) -> None:
+        """size: contents in the set. make: numbers (n) -> what the frozen part makes of them, (n, ...).
+
+        `folder`: of this very frozen part, set and view.
+        """
+        self.folder, self.size, self.make = folder, size, make
         self._values: np.ndarray | None = None
         self._done: np.ndarray | None = None
 
@@ -37,7 +40,7 @@ class ImageCache:
         missing = np.unique(rows if self._done is None else rows[~self._done[rows]])
         for at in range(0, len(missing), CHUNK):
             part = missing[at : at + CHUNK]
-            found = self.encoder.frozen_images([self.load(row) for row in part.tolist()])
+            found = self.make(part.tolist())
             assert found is not None, "this encoder has no frozen part to cache"
             if self._done is None:
                 self._create(found.shape[1:])
@@ -79,6 +82,27 @@ class TextCache:
             assert found is not None, "this encoder has no frozen text part to cache"
             self._known |= dict(zip(part, found.astype(np.float16), strict=True))
         return [self._known[text] for text in texts]
+
+
+def item_pictures(encoder: Encoder, contents: Contents, root: Path) -> RowCache | None:
+    """The items' pictures as they are, by item; None where no part of the encoder's way from a picture is frozen."""
+    frozen = encoder.frozen_digest()
+    if not frozen:
+        return None
+    folder = root / f"item-{digest(frozen, contents.images_digest('item'), 'plain')}"
+    return RowCache(
+        folder, len(contents), lambda items: encoder.frozen_images([contents.item_image(item) for item in items])
+    )
+
+
+def item_texts(encoder: Encoder, contents: Contents, form: Form, root: Path) -> RowCache | None:
+    """The items' texts in a form, by item; None where the encoder's text part is trained or it has none."""
+    frozen = encoder.frozen_text_digest()
+    if not frozen:
+        return None
+    texts = contents.item_texts(form)
+    folder = root / f"text-{digest(frozen, *texts.tolist())}"
+    return RowCache(folder, len(contents), lambda items: encoder.frozen_texts(texts[items].tolist()))
 
 
 def digest(*parts: str) -> str:

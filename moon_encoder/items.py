@@ -1,5 +1,7 @@
 """The contents of a dataset's items in one form, with what is wrong told item by item."""
 
+from contextlib import suppress
+
 import numpy as np
 import polars as pl
 
@@ -9,6 +11,7 @@ from moon_encoder.content import Content
 from moon_encoder.embedding import Loaded, Outcome, Problem
 from moon_encoder.encoder import Encoder
 from moon_encoder.forms import Contents, Form, shows_image, shows_text
+from moon_encoder.frozen_cache import CHUNK, RowCache
 
 ITEM_FORMS: tuple[Form, ...] = ("image", "title", "rich", "title+image", "rich+image")
 
@@ -28,8 +31,9 @@ def readable(form: Form | None, encoder: Encoder) -> Form:
 class Items:
     """Loads an item's content by its index (see moon_encoder.embedding.Load)."""
 
-    def __init__(self, contents: Contents, form: Form) -> None:
-        self.contents = contents
+    def __init__(self, contents: Contents, form: Form, pictures: RowCache | None = None) -> None:
+        """pictures: what the encoder's frozen part makes of them, shown in their place (see `compute`)."""
+        self.contents, self._pictures = contents, pictures if shows_image(form) else None
         self.form: Form = form
         column = contents.columns.image
         items = contents.dataset.items()
@@ -63,7 +67,27 @@ class Items:
             raise InputError("none")
         if not self.contents.image_keys[item]:
             raise InputError(f"no image {self._keys[item]!r} in the dataset's image stores")
+        if self._pictures is not None:
+            return self._pictures(np.array([item]))[0], None
         return self.contents.item_image_noted(item)
+
+    def compute(self, items: np.ndarray) -> None:
+        """Let the frozen part make of the pictures of items (n,) what it has not made yet, many at a time.
+
+        A picture that cannot be read is passed over; loading its item tells why.
+        """
+        items = items[self.contents.image_keys[items] != ""]
+        for at in range(0, len(items) if self._pictures else 0, CHUNK):
+            self._compute(items[at : at + CHUNK])
+
+    def _compute(self, items: np.ndarray) -> None:
+        assert self._pictures is not None
+        try:
+            self._pictures(items)
+        except InputError:
+            for item in items:
+                with suppress(InputError):
+                    self._pictures(item[None])
 
     def text_lengths(self) -> np.ndarray:
         """(items,) int64 characters of each item's text; 0 where the form shows none."""

@@ -12,7 +12,7 @@ from moon_encoder.augmentation import Augmentation, augmented, words_dropped
 from moon_encoder.content import Content
 from moon_encoder.encoder import Encoder, Inputs
 from moon_encoder.forms import Contents, Form, shows_image, shows_text
-from moon_encoder.frozen_cache import ImageCache, TextCache, digest
+from moon_encoder.frozen_cache import RowCache, TextCache, digest, item_pictures
 from moon_encoder.pairs import Pairs
 
 PLAIN = 0  # the view that changes nothing
@@ -44,7 +44,7 @@ class Shown:
         self.contents, self.encoder, self.views, self.seed, self.cache = contents, encoder, views, seed, cache
         digested = encoder.frozen_digest() if cache is not None else ""
         self._frozen = digested
-        self._caches: dict[tuple[str, int], ImageCache] = {}
+        self._caches: dict[tuple[str, int], RowCache] = {}
         self._texts = TextCache(encoder) if encoder.frozen_texts(["a"]) is not None else None
         self._query_rows = contents.query_keys()
 
@@ -82,18 +82,23 @@ class Shown:
             return [self._picture(role, row, view) for row in rows.tolist()]
         return list(self._cache(role, view)(rows))
 
-    def _cache(self, role: str, view: int) -> ImageCache:
+    def _cache(self, role: str, view: int) -> RowCache:
         if (role, view) not in self._caches:
-            assert self.cache is not None
-            how = f"{self.seed} {view} {self.views.how.model_dump_json()}" if view != PLAIN else "plain"
-            name = f"{role}-{digest(self._frozen, self.contents.images_digest(role), how)}"
-            size = len(self.contents) if role == "item" else len(self._query_rows)
-
-            def load(row: int) -> Image.Image:
-                return self._picture(role, row, view)
-
-            self._caches[role, view] = ImageCache(self.encoder, self.cache / name, size, load)
+            self._caches[role, view] = self._opened(role, view)
         return self._caches[role, view]
+
+    def _opened(self, role: str, view: int) -> RowCache:
+        assert self.cache is not None
+        if role == "item" and view == PLAIN and (plain := item_pictures(self.encoder, self.contents, self.cache)):
+            return plain
+        how = f"{self.seed} {view} {self.views.how.model_dump_json()}" if view != PLAIN else "plain"
+        name = f"{role}-{digest(self._frozen, self.contents.images_digest(role), how)}"
+        size = len(self.contents) if role == "item" else len(self._query_rows)
+
+        def make(rows: list[int]) -> np.ndarray | None:
+            return self.encoder.frozen_images([self._picture(role, row, view) for row in rows])
+
+        return RowCache(self.cache / name, size, make)
 
     def _picture(self, role: str, row: int, view: int) -> Image.Image:
         if role == "item":

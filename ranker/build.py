@@ -18,6 +18,7 @@ from features.spec import FeatureSpec
 from features.vector_source import VectorSource, open_sources
 from ranker.checkpoint import Checkpoints, stored_prefixes
 from ranker.config import Recipe
+from ranker.end_to_end import ItemEncoders
 from ranker.local_parts import table_of
 from ranker.model import Ranker
 from ranker.optimizer import dense_parameters
@@ -47,10 +48,12 @@ def train_loader(recipe: Recipe, samples: SampleEncoder, ranks: Ranks) -> Loader
     )
 
 
-def parameter_counts(model: DistributedModelParallel) -> dict[str, int]:
-    """Numbers in the model: `tables` (trained, over all ranks), `vectors` (tables it leaves alone), `dense`."""
-    counts = {"dense": sum(p.numel() for p in dense_parameters(model).values()), "tables": 0, "vectors": 0}
-    stored = stored_prefixes(model)
+def parameter_counts(model: DistributedModelParallel, encoders: ItemEncoders) -> dict[str, int]:
+    """Numbers in the model: `tables` (trained, over all ranks), `vectors` (tables that no gradient reaches), `dense`
+    (those of encoders that are trained included)."""
+    dense = [*dense_parameters(model).values(), *encoders.parameters().values()]
+    counts = {"dense": sum(p.numel() for p in dense), "tables": 0, "vectors": 0}
+    stored = (*stored_prefixes(model), *(f"vectors.collections.{name}." for name in encoders.sources))
     for name, value in model.state_dict().items():
         if table_of(name):
             counts["vectors" if name.startswith(stored) else "tables"] += math.prod(value.size())

@@ -33,8 +33,11 @@ OpenEncoder = Callable[[VectorSource], nn.Module]
 class EncoderRoom(Protocol):
     """Opens and saves encoders for `moon train --encoder`; the ranker knows none of their kinds."""
 
-    def open(self, folder: Path, source: VectorSource, dataset: Dataset) -> nn.Module:
-        """The module of a saved encoder that reads the dataset's items as those were that `source` holds vectors of."""
+    def open(self, folder: Path, source: VectorSource, dataset: Dataset, cache: Path | None = None) -> nn.Module:
+        """The module of a saved encoder that reads the dataset's items as those were that `source` holds vectors of.
+
+        `cache`: folder for what its frozen part makes of items, which runs share; None: each computes it again.
+        """
         ...
 
     def save(self, module: nn.Module, folder: Path) -> str:

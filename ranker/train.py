@@ -293,7 +293,7 @@ def train(
             "finished": True,
             "rows_per_second": trainer.log.rows_per_second,
             "steps": trainer.progress.step,
-            "parameters": parameter_counts(trainer.model),
+            "parameters": parameter_counts(trainer.model, trained),
             "peak_rss_bytes": peak_rss_bytes(),
         }
         meta |= {"seconds": meta.get("seconds", 0.0) + time.monotonic() - started}

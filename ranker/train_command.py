@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,11 @@ from data.dataset import Dataset
 from data.fields import ShowFields
 from data.host import keep_freed_memory
 from data.local_ranks import SIGTERM_STATUS, restarted, spread
-from features.vector_source import VectorSource, named_folders
+from features.vector_source import named_folders
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ranker.end_to_end import EncoderRoom
 
 
@@ -41,6 +38,11 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
         default=[],
         metavar="[NAME=]DIR",
         help="encoder of item vectors in end_to_end mode",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder for what an encoder's frozen part makes of items; runs and embeddings share it",
     )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
     parser.add_argument("--seed", type=int, help="seed of this repetition (default: the recipe's)")
@@ -65,22 +67,18 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
     from data.files import naming_a_full_disk, write_json
     from features.ranks import process_group
     from ranker.evaluate import table
+    from ranker.opened_encoders import OpenedEncoders
     from ranker.train import Interrupted, train
 
-    opened: dict[str, nn.Module] = {}
-
-    def open_encoder(folder: Path, source: VectorSource) -> "nn.Module":
-        opened[source.spec.name] = module = room.open(folder, source, dataset)
-        return module
-
-    openers = {name: partial(open_encoder, folder) for name, folder in folders.items()}
+    encoders = OpenedEncoders(room, folders, dataset, args.cache)
     previous = RunFolder(args.init) if args.init else None
     with process_group() as ranks:
         try:
             with naming_a_full_disk(args.out):
-                found = train(recipe, dataset, args.out, ranks, args.resume or restarted(), stores, openers, previous)
-                if opened and ranks.first:
-                    save_encoders(opened, room, RunFolder(args.out))
+                resume = args.resume or restarted()
+                found = train(recipe, dataset, args.out, ranks, resume, stores, encoders.openers, previous)
+                if ranks.first:
+                    encoders.save(RunFolder(args.out))
         except Interrupted as stop:
             if ranks.first:
                 print(f"moon train: {stop}", file=sys.stderr)
@@ -90,9 +88,3 @@ def main(argv: list[str], room: "EncoderRoom") -> int:
         if args.json:
             write_json(args.json, found)
     return 0
-
-
-def save_encoders(modules: "dict[str, nn.Module]", room: "EncoderRoom", run: RunFolder) -> None:
-    """Write the trained encoders into the run, and into its meta.json what stores that they fill call them."""
-    names = {name: room.save(module, run.root / "encoders" / name) for name, module in modules.items()}
-    run.write_meta(run.meta() | {"trained_encoders": names})

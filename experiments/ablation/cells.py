@@ -12,6 +12,7 @@ from experiments.ablation.config import Mechanism, Study
 from experiments.grid import Cell
 from features.spec import VectorMode
 from ranker.config import Recipe
+from ranker.end_to_end import require_encoders
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,25 @@ def cells(
     settings: dict[str, dict[str, Any]],
     data: Path,
     stores: dict[str, Path],
+    encoders: dict[str, Path] | None = None,
+    cache: Path | None = None,
 ) -> list[Cell]:
     """One cell a variant and seed, seeds outermost, so that a grid cut short has whole comparisons.
 
-    `settings`: tuned fields by mechanism. `stores`: by the name of the vectors.
-    Raises InputError for vectors whose store is not given.
+    `settings`: tuned fields by mechanism. `stores`, `encoders` (of end_to_end vectors): by the name of the vectors.
+    `cache`: folder for what the encoders' frozen parts make of items, once for all cells.
+    Raises InputError for vectors whose store is not given, or end_to_end ones whose encoder is not.
     """
+    encoders = encoders or {}
     found, repetitions = [], recipes.repetitions()
     for number, seed in enumerate(recipes.study.seeds):
         for variant in (v for v in variants if number < repetitions[v]):
             recipe = recipes.recipe(variant, seed, settings.get(variant.mechanism))
-            found.append(Cell(recipe, data, needed(recipe, stores)))
+            trained = {v.name for v in recipe.features.vectors if v.mode == "end_to_end"}
+            own = {name: folder for name, folder in encoders.items() if name in trained}
+            found.append(Cell(recipe, data, needed(recipe, stores), own, cache if own else None))
+    wanted = {v.name for c in found for v in c.recipe.features.vectors if v.mode == "end_to_end"}
+    require_encoders(sorted(wanted), encoders)
     return found
 
 

@@ -1,5 +1,7 @@
 """`moon study ablation STUDY`: mechanisms x vector modes x prefixes, tuned alike, over seeds, against two twins.
 
+A study may grow in its folder: what is finished stays, as long as base, tuning and the mechanisms are the same.
+
 OUT/study.yaml, dataset-without-test/, tuning/, tuning.json, runs/, report.{json,md,html}, table.parquet
 """
 
@@ -36,6 +38,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("study", type=Path, help="study (YAML)")
     parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
     parser.add_argument("--store", action="append", default=[], metavar="NAME=DIR", help="representation store")
+    parser.add_argument(
+        "--encoder", action="append", default=[], metavar="NAME=DIR", help="encoder that end_to_end vectors start from"
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="folder for what its frozen part makes of items (default: OUT/frozen)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the study; what is finished there stays")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the study")
     grid_flags(parser, jobs=1)
@@ -44,7 +52,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     keep_freed_memory()
     study = load_config(args.study, Study, args.set)
-    work = Ablation(study, Recipes(study, args.study.parent), args.data, named(args.store), args.out)
+    stores, encoders = named_stores(args.store), named("--encoder", args.encoder)
+    recipes, cache = Recipes(study, args.study.parent), args.cache or args.out / "frozen"
+    work = Ablation(study, recipes, args.data, stores, args.out, encoders, cache)
     if args.dry_run:
         print(work.describe(args.jobs))
         return 0
@@ -61,14 +71,25 @@ def main(argv: list[str]) -> int:
 class Ablation:
     """One study in its folder."""
 
-    def __init__(self, study: Study, recipes: Recipes, data: Path, stores: dict[str, Path], out: Path) -> None:
-        """Raises InputError if `out` holds another study, or a store is missing."""
+    def __init__(
+        self,
+        study: Study,
+        recipes: Recipes,
+        data: Path,
+        stores: dict[str, Path],
+        out: Path,
+        encoders: dict[str, Path],
+        cache: Path,
+    ) -> None:
+        """Raises InputError if `out` holds another study, or a store or an encoder is missing."""
         self.study, self.recipes, self.data, self.stores, self.out = study, recipes, data, stores, out
+        self.encoders, self.cache = encoders, cache
+        self.encoder_names = [f"{name}: {_encoder_name(folder)}" for name, folder in encoders.items()]
         self.dataset = Dataset(data)
         self.variants = recipes.variants()
         self._cells({})  # every store is there, every recipe is valid
         path = out / "study.yaml"
-        if path.is_file() and load_config(path, Study) != study:
+        if path.is_file() and not study.goes_on_from(load_config(path, Study)):
             raise InputError(f"{path}: another study than this one; give another --out")
 
     def describe(self, jobs: int) -> str:
@@ -103,7 +124,7 @@ class Ablation:
         return report, outcomes
 
     def _cells(self, settings: dict[str, dict[str, Any]]) -> list[Cell]:
-        return cells(self.recipes, self.variants, settings, self.data, self.stores)
+        return cells(self.recipes, self.variants, settings, self.data, self.stores, self.encoders, self.cache)
 
     def _report(self, groups: list[dict[str, Any]], tuned: dict[str, dict[str, Any]]) -> dict[str, Any]:
         study, tuning = self.study, self.study.tuning
@@ -133,20 +154,33 @@ class Ablation:
             "versions": ", ".join(f"{name} {number}" for name, number in installed().items()),
             "commit": git_commit(),
             "vectors": "; ".join(vectors) or "none",
-        }
+        } | ({"encoders trained end to end": "; ".join(self.encoder_names)} if self.encoders else {})
 
 
-def named(words: Sequence[str]) -> dict[str, Path]:
-    """Stores by name from the words NAME=DIR of `--store`.
+def _encoder_name(folder: Path) -> str:
+    """What stores call the encoder. Raises InputError where there is none."""
+    from moon_encoder.checkpoint import encoder_info  # slow to import, and few studies need it
+    from moon_encoder.embed_job import encoder_name
 
-    Raises InputError for a word without a name, a name given twice, or a folder that is no store.
+    return encoder_name(encoder_info(folder))
+
+
+def named_stores(words: Sequence[str]) -> dict[str, Path]:
+    """Stores by name from the words of `--store`. Raises InputError as `named`, or for a folder that is no store."""
+    return {name: Store(folder).root for name, folder in named("--store", words).items()}
+
+
+def named(option: str, words: Sequence[str]) -> dict[str, Path]:
+    """Folders by name from the words NAME=DIR of an option.
+
+    Raises InputError for a word without a name, or a name given twice.
     """
     found: dict[str, Path] = {}
     for word in words:
         name, equals, folder = word.partition("=")
         if not equals or not name:
-            raise InputError(f"--store {word}: give NAME=DIR, the name that the mechanisms' vectors have")
+            raise InputError(f"{option} {word}: give NAME=DIR, the name that the mechanisms' vectors have")
         if name in found:
-            raise InputError(f"--store {word}: {name!r} is given twice")
-        found[name] = Store(folder).root
+            raise InputError(f"{option} {word}: {name!r} is given twice")
+        found[name] = Path(folder)
     return found

@@ -6,8 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from data.config import Config
-
-StudyMode = Literal["frozen", "projected", "finetuned"]  # end_to_end needs an encoder a cell: moon train --encoder
+from features.spec import VectorMode
 
 
 class Mechanism(Config):
@@ -24,7 +23,7 @@ class Block(Config):
     """A product of mechanisms, modes and widths; the study is the union of its blocks."""
 
     mechanisms: tuple[str, ...] | None = Field(None, min_length=1, description="by name; None: all of the study")
-    modes: tuple[StudyMode, ...] = Field(("frozen",), min_length=1, description="how the vectors may change")
+    modes: tuple[VectorMode, ...] = Field(("frozen",), min_length=1, description="how the vectors may change")
     dims: tuple[int | None, ...] = Field(
         (None,), min_length=1, description="Matryoshka prefixes of the vectors, in dimensions; None: all of them"
     )
@@ -66,7 +65,9 @@ class Tuning(Config):
     metric: Literal["auc", "gauc"] = Field("auc", description="of the valid split, to be raised")
     sampler_seed: int = 0
     seed: int = Field(1000, description="the recipe's seed in every trial; none of the study's own seeds")
-    mode: StudyMode = Field("frozen", description="how the vectors may change while tuning")
+    mode: Literal["frozen", "projected", "finetuned"] = Field(
+        "frozen", description="how the vectors may change while tuning"
+    )
     dim: int | None = Field(None, description="their prefix while tuning; None: all of them")
 
 
@@ -101,6 +102,14 @@ class Study(Config):
         if self.tuning and self.tuning.seed in self.seeds:
             raise ValueError(f"tuning.seed {self.tuning.seed} is one of the study's own seeds")
         return self
+
+    def goes_on_from(self, earlier: "Study") -> bool:
+        """Whether what was trained for an earlier form of this study is right for this one: base, id_only and tuning
+        are the same, and no mechanism was changed. Cells may have come or gone."""
+        before = {m.name: m for m in earlier.mechanisms}
+        same = all(before.get(m.name, m) == m for m in self.mechanisms)
+        alike = ("name", "base", "id_only", "tuning")
+        return same and all(getattr(self, field) == getattr(earlier, field) for field in alike)
 
     def mechanism(self, name: str) -> Mechanism:
         """The mechanism of that name."""

@@ -20,7 +20,7 @@ from data.errors import InputError
 from data.files import write_json, write_text
 from data.host import keep_freed_memory
 from experiments.ablation.cells import needed
-from experiments.ablation.command import named
+from experiments.ablation.command import named_stores
 from experiments.ablation.config import Choice
 from experiments.ablation.tuning import blind_view, suggest, valid_metric
 from experiments.grid import Cell, Grid, grid_flags
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     if path.is_file() and yaml.safe_load(path.read_text()) != plain:
         raise InputError(f"{path}: another search than this one; give another --out")
     recipe = load_config(args.study.parent / study.recipe, Recipe, study.set)
-    stores = needed(recipe, named(args.store))
+    stores = needed(recipe, named_stores(args.store))
     write_text(path, yaml.safe_dump(plain, sort_keys=False))
     blind = blind_view(Dataset(args.data), args.out / "dataset-without-test")
     found = search(study, recipe, blind, stores, args.out / "trials", args.jobs)

@@ -7,19 +7,29 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 
 import moon
+from data.config import load_config
 from data.dataset import Dataset
 from data.marketplace.config import Market
 from data.marketplace.simulate import simulate
 from data.prepare import prepare
 from data.sources.tabular import Tabular
+from experiments.catalogue_encoder import CatalogueEncoder
+from features.encoder import FeatureEncoder
+from features.loader import Loader
 from features.ranks import process_group
+from features.samples import SampleEncoder
 from features.store import Store
+from features.vector_source import open_sources
 from moon_encoder.checkpoint import build_encoder, encoder_info, load_encoder, save_encoder
 from moon_encoder.config import DualTowerConfig
-from ranker.build import load_ranker
+from moon_encoder.dual_tower import DualTower
+from ranker.build import build_ranker, load_ranker
+from ranker.config import Recipe
+from ranker.end_to_end import ItemEncoders
 from ranker.exporting.export import Choice, export
 from ranker.run_folder import RunFolder
 from tests.moon_encoder.conftest import write_text, write_vision
@@ -123,3 +133,49 @@ def test_an_encoder_without_such_a_prefix_is_one_line(trained, tmp_path, capsys)
     command = [*train(trained), "--encoder", str(tmp_path / "other"), "--out", str(tmp_path / "run")]
     assert moon.main(command) == 2
     assert "has prefixes of 4, 12; features.vectors 'image' has 16 dimensions" in capsys.readouterr().err
+
+
+def test_what_the_frozen_part_makes_of_an_item_is_computed_once_for_all_runs(trained, tmp_path, monkeypatch):
+    words = [*train(trained), "--encoder", str(trained / "encoder"), "--cache", str(tmp_path / "cache")]
+    assert moon.main([*words, "--out", str(tmp_path / "first")]) == 0
+    for part in ("frozen_images", "frozen_texts"):
+        one = getattr(DualTower, part)  # whether there is a frozen part is asked with one text
+
+        def at_most_asked(self, contents, one=one):
+            assert len(contents) == 1 and isinstance(contents[0], str), "computed again"
+            return one(self, contents)
+
+        monkeypatch.setattr(DualTower, part, at_most_asked)
+    assert moon.main([*words, "--out", str(tmp_path / "second")]) == 0
+    scores = [pl.read_parquet(folder / "predictions.parquet")["score"] for folder in (
+        trained / "run", tmp_path / "first", tmp_path / "second"
+    )]  # fmt: skip
+    assert scores[1].equals(scores[2]) and (scores[0] - scores[1]).abs().max() < 0.02  # the cache is float16
+    words = [*train(trained), "--set", "features.vectors.image.shuffle=1", "--encoder", str(trained / "encoder")]
+    words += ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "twin")]
+    assert moon.main(words) == 0  # nor is anything computed for the twin
+
+
+def test_the_twin_s_encoder_is_shown_another_item_s_content_wherever_the_item_stands(trained):
+    """As target and as behaviour, in every step, the same other item; what has no vector keeps none."""
+    recipe = load_config(trained / "recipe.yaml", Recipe, ["features.vectors.image.shuffle=7"])
+    dataset = Dataset(trained / "data")
+    sources = open_sources(recipe.features, dataset, {"image": trained / "store"})
+    source = sources["image"]
+    module = CatalogueEncoder.open(trained / "encoder", source, dataset).eval()
+    with process_group() as ranks:
+        encoders = ItemEncoders({"image": lambda source: module}, sources, ranks)
+        samples = SampleEncoder(FeatureEncoder.fit(recipe.features, dataset, sources), dataset, sources)
+        model, _ = build_ranker(recipe, samples, ranks)
+        encoders.refresh(model)
+        encoders.modules.eval()
+        batch = next(Loader(samples, "train", 64).epoch())
+        with torch.no_grad():
+            as_target = encoders.encode(batch)["image"]
+            items = batch.items[batch.target]
+            shown = torch.from_numpy(source.item_of_row[source.rows(items.numpy())])
+            content = F.normalize(module(shown)[:, : source.dim], dim=1)
+        as_behaviour = table(model)[batch.vectors["image"][batch.target]]
+    assert (shown != items).float().mean() > 0.9 and len(set(shown.tolist())) == len(set(items.tolist()))
+    torch.testing.assert_close(as_target, content, atol=1e-5, rtol=0)
+    torch.testing.assert_close(as_behaviour, content, atol=1e-5, rtol=0)

@@ -23,8 +23,9 @@ from moon_encoder.embed_job import plan
 from moon_encoder.embed_job import run as embed_all
 from moon_encoder.embed_parts import Job
 from moon_encoder.embedding import embed
-from moon_encoder.forms import Catalogue
+from moon_encoder.forms import Catalogue, Contents
 from moon_encoder.losses import unit
+from moon_encoder.shown import Shown, Views
 from tests.moon_encoder.conftest import dual_config, picture
 from tests.moon_encoder.posters import ITEMS, encoded, prepare_posters, title
 
@@ -135,6 +136,29 @@ def test_odd_items_are_told_one_by_one_and_the_rest_goes_on(backbone, request, t
     out = capsys.readouterr().out
     assert "coverage: 39 of 40 items; 97.5%" in out and "  2 x title empty: embedded without it" in out
     assert "  1 x title characters, longer than the encoder reads; the end was cut off: embedded" in out
+
+
+def test_pictures_that_a_cache_holds_are_not_run_through_the_frozen_part_again(dual, tmp_path, monkeypatch, capsys):
+    """The vectors are the same, unreadable pictures included; what was lost on the way to RGB is not told."""
+    data = prepare_posters(tmp_path, files=ODD_IMAGES, titles=ODD_TITLES)
+    save_encoder(dual, tmp_path / "encoder", "small", "initial")
+    words = (tmp_path / "encoder", "--data", data, "--batch", 16)
+    cache = ("--cache", tmp_path / "cache")
+    assert run(*words, "--store", tmp_path / "plain") == 0
+    assert run(*words, "--store", tmp_path / "first", *cache) == 0
+    monkeypatch.setattr(type(dual), "frozen_images", lambda self, images: pytest.fail("computed again"))
+    assert run(*words, "--store", tmp_path / "second", *cache) == 0
+    shown = Shown(Contents.of(Dataset(data), Catalogue()), dual, Views(), 0, tmp_path / "cache")
+    shown.items(np.array([11, 12]), "image")  # post-training reads the same rows
+    plain, first, second = (Store(tmp_path / name).current for name in ("plain", "first", "second"))
+    rows = np.arange(ITEMS)
+    np.testing.assert_allclose(first.vectors(rows)[0], plain.vectors(rows)[0], atol=2e-3)
+    assert np.array_equal(second.vectors(rows)[0], first.vectors(rows)[0])
+    told = [pl.read_parquet(v.folder / "problems.parquet") for v in (plain, second)]
+    lost = (pl.col("field") == "image") & (pl.col("outcome") == "embedded")
+    keys = ("item", "field", "outcome")
+    assert told[0].filter(~lost).select(keys).equals(told[1].select(keys))
+    assert told[0].filter(lost)["item"].to_list() == [2, 3, 4, 5]
 
 
 def test_an_item_that_the_encoder_refuses_and_one_without_direction_do_not_spoil_their_batch(dual):

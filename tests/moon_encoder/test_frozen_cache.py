@@ -8,6 +8,7 @@ from data.dataset import Dataset
 from moon_encoder.checkpoint import build_encoder
 from moon_encoder.content import Content
 from moon_encoder.forms import Catalogue, Contents
+from moon_encoder.frozen_cache import item_pictures, item_texts
 from moon_encoder.pairs import CoOccurrence, load_pairs
 from moon_encoder.shown import PLAIN, Shown, Views
 from tests.moon_encoder.conftest import dual_config, picture
@@ -44,9 +45,34 @@ def test_the_digest_is_that_of_the_frozen_part(towers):
     assert build_encoder(dual_config(towers, vision={"trainable_from": 1})).frozen_digest() != before
 
 
-def test_a_tower_that_is_trained_whole_has_nothing_to_keep(towers):
+def test_a_tower_that_is_trained_whole_has_nothing_to_keep(shop, towers, tmp_path):
     encoder = build_encoder(dual_config(towers, vision={"trainable_from": 0}, text={"trainable_from": 1}))
     assert encoder.frozen_images([picture(0)]) is None and encoder.frozen_texts(["red"]) is None
+    assert item_pictures(encoder, shop, tmp_path) is None and item_texts(encoder, shop, "title", tmp_path) is None
+    shown = Shown(shop, encoder.eval(), Views(), 0, tmp_path).items(np.array([3]), "image")
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(shown), encoder(encoder.prepare([Content(image=shop.item_image(3))])))
+
+
+def test_texts_of_items_are_computed_once_and_are_of_one_form(shop, towers, tmp_path, monkeypatch):
+    encoder = build_encoder(dual_config(towers)).eval()
+    texts = item_texts(encoder, shop, "title", tmp_path)
+    expected = encoder.frozen_texts(shop.titles[[4, 2]].tolist())
+    np.testing.assert_allclose(texts(np.array([4, 2])), expected, atol=1e-3)
+    monkeypatch.setattr(encoder, "frozen_texts", lambda texts: pytest.fail("computed again"))
+    again = item_texts(encoder, shop, "title", tmp_path)
+    assert np.array_equal(again(np.array([2, 4, 2])), texts(np.array([2, 4, 2])))
+    assert item_texts(encoder, shop, "rich", tmp_path).folder != texts.folder
+    assert (
+        encoder.frozen_text_digest() != build_encoder(dual_config(towers, text={"max_tokens": 4})).frozen_text_digest()
+    )
+
+
+def test_a_picture_that_is_left_out_does_not_change_the_folder(market, towers, tmp_path):
+    encoder, shop = build_encoder(dual_config(towers)), Contents.of(Dataset(market), Catalogue())
+    before = item_pictures(encoder, shop, tmp_path).folder
+    shop.leave_out_image(3)
+    assert item_pictures(encoder, shop, tmp_path).folder == before
 
 
 def test_rows_are_computed_once_and_shared_by_runs(shop, towers, tmp_path, monkeypatch):

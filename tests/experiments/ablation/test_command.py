@@ -141,7 +141,19 @@ def test_two_shards_share_the_study_and_the_last_one_writes_the_same_report(done
     assert shared["tuning"] == whole["tuning"]
 
 
+def test_a_study_grows_in_its_folder_and_keeps_what_is_finished(done, tmp_path, capfd):
+    words, out = done
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy, symlinks=True)
+    words = [str(copy) if word == str(out) else word for word in words]
+    assert moon.main([*words, "--set", "seeds=[0, 1, 2]", "--set", "draws=200"]) == 0
+    assert "6 of 9 cells are finished already" in capfd.readouterr().err
+    report = json.loads((copy / "report.json").read_text())
+    assert [group["seeds"] for group in report["groups"]] == [[0, 1, 2]] * 3 and report["draws"] == 200
+
+
 def test_another_study_in_the_same_folder_is_an_error(done, capsys):
     words, _ = done
-    assert moon.main([*words, "--set", "draws=200"]) == 2
-    assert "another study than this one" in capsys.readouterr().err
+    for change in ("tuning.trials=3", "mechanisms.din.set={model.tower: [4]}", "name=other"):
+        assert moon.main([*words, "--set", change]) == 2
+        assert "another study than this one" in capsys.readouterr().err
