@@ -46,6 +46,7 @@ from moon_encoder.embedding import BATCH
 from moon_encoder.trained_on import catalogue_columns
 from ranker.config import Recipe
 from ranker.end_to_end import OpenEncoder
+from ranker.metrics import gauc
 from ranker.run_folder import RunFolder
 from ranker.train import train
 
@@ -158,7 +159,7 @@ def _world(config: SharesConfig, share: float, seed: int, out: Path, ranks: Rank
     )
     found = run_test(test, root / "lift", ranks)
     for name, run in runs.items():
-        found["arms"][name]["offline"] = {part: _offline(run, part) for part in ("all", "new_items")}
+        found["arms"][name]["offline"] = _offline(run, dataset)
     return found
 
 
@@ -183,10 +184,14 @@ def _store(config: SharesConfig, dataset: Dataset, root: Path) -> Path:
     return store
 
 
-def _offline(run: RunFolder, part: str) -> dict[str, float | None]:
+def _offline(run: RunFolder, dataset: Dataset) -> dict[str, float]:
+    """AUC and GAUC of the test rows by user, as in the run's own figures, and GAUC within a search: an online ranking
+    compares candidates of one search, never those of two."""
     found = json.loads(run.metrics("test").read_text())
-    found = found if part == "all" else found["slices"].get(part, {})
-    return {metric: found.get(metric) for metric in ("auc", "gauc")}
+    rows = run.read_predictions("test")
+    search = dataset.samples("test").select("request_id").collect()["request_id"].to_numpy()
+    within = gauc(rows["label"].to_numpy(), rows["score"].to_numpy(), search)
+    return {"auc": found["auc"], "gauc": found["gauc"], "gauc_search": within.value}
 
 
 def recipes(config: SharesConfig, seed: int) -> list[Recipe]:

@@ -10,13 +10,15 @@ from experiments.page import Table, cell
 
 CONTROL, TWIN = "id_only", "_shuffled"
 SLICES = ("all", "new_items")
+GAUCS = {"gauc": "by user", "gauc_search": "within a search"}  # offline figures that are held against the online order
 Worlds = dict[tuple[float, int], dict[str, Any]]  # (share, seed) -> the figures of a test
 
 
 def gather(shares: Sequence[float], arms: Sequence[str], worlds: Worlds) -> dict[str, Any]:
     """True-CTR lifts by share and arm: over id-only, and over the arm's twin with shuffled vectors (what content alone
-    adds); means of the logarithms over worlds with Student's t intervals. `rise`: lift a unit of content share, fitted
-    to each world seed that has all shares. `agreement`: Kendall's tau of the arms' offline GAUC and online lift."""
+    adds); means of the logarithms over worlds with Student's t intervals. `rise`: see `_rise`. `agreement`: of each
+    world, offline GAUC and online lift of id-only, arms and twins, and Kendall's tau between them. `tau`: its mean over
+    worlds, by kind of GAUC."""
     seeds = sorted({seed for _, seed in worlds})
     found: dict[str, Any] = {"shares": list(shares), "seeds": seeds, "arms": {}, "rise": {}, "agreement": []}
     for arm in arms:
@@ -30,16 +32,16 @@ def gather(shares: Sequence[float], arms: Sequence[str], worlds: Worlds) -> dict
         if "content" in rows[0]:
             found["rise"][arm]["content"] = _rise(rows, [row["content"] for row in rows])
     for (share, seed), world in sorted(worlds.items()):
-        names = [CONTROL, *arms]
+        names = [name for arm in (CONTROL, *arms) for name in (arm, arm + TWIN) if name in world["arms"]]
         online = [_ratio(world, arm, CONTROL, "all") for arm in names]
         row: dict[str, Any] = {"share": share, "seed": seed}
-        for part in SLICES:
-            offline = [world["arms"][arm]["offline"][part]["gauc"] for arm in names]
-            row[part] = None if None in offline else dict(zip(names, offline, strict=True))
-        gauc = [world["arms"][arm]["offline"]["all"]["gauc"] for arm in names]
         row["online"] = dict(zip(names, np.expm1(online).tolist(), strict=True))
-        row["tau"] = float(stats.kendalltau(gauc, online)[0])  # pyright: ignore[reportArgumentType]
+        for kind in GAUCS:
+            offline = [world["arms"][arm]["offline"][kind] for arm in names]
+            tau = float(stats.kendalltau(offline, online)[0])  # pyright: ignore[reportArgumentType]
+            row[kind] = {"offline": dict(zip(names, offline, strict=True)), "tau": tau}
         found["agreement"].append(row)
+    found["tau"] = {kind: mean(row[kind]["tau"] for row in found["agreement"]) for kind in GAUCS}
     return found
 
 
@@ -51,7 +53,7 @@ def _row(arm: str, worlds: list[dict[str, Any]]) -> dict[str, Any]:
     rooms = [w["arms"][arm]["metrics"]["true_ctr"]["headroom"]["value"] for w in worlds]
     row["headroom"] = mean(rooms)
     row["oracle"] = over_worlds([_ratio(w, "oracle", CONTROL, "all") for w in worlds])
-    row["gauc"] = mean([w["arms"][arm]["offline"]["all"]["gauc"] for w in worlds])
+    row |= {kind: mean(w["arms"][arm]["offline"][kind] for w in worlds) for kind in GAUCS}
     return row
 
 
@@ -80,17 +82,30 @@ def over_worlds(logs: Iterable[float]) -> dict[str, float | None]:
     return {key: None if value is None else float(np.expm1(value)) for key, value in mean(logs).items()}
 
 
-def _rise(rows: list[dict[str, Any]], lifts: list[dict[str, Any]]) -> dict[str, float | None] | None:
-    """Slope of the lift's logarithm over the share, for each seed that every share has; mean over seeds."""
+def _rise(rows: list[dict[str, Any]], lifts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How the lift's logarithm rises over the share, from the world seeds that every share has.
+
+    value, low, high: slope a unit of share by least squares, each seed with an intercept of its own, with its t interval;
+    slopes: of each seed; p: that the lift does not rise from share to share (Page's trend test, seeds as blocks).
+    """
     seeds = sorted(set.intersection(*(set(row["seeds"]) for row in rows)))
     if len(rows) < 2 or not seeds:
         return None
     share = np.array([row["share"] for row in rows])
-    slopes = []
-    for seed in seeds:
-        values = [np.log1p(one["lifts"][row["seeds"].index(seed)]) for row, one in zip(rows, lifts, strict=True)]
-        slopes.append(float(np.polyfit(share, values, 1)[0]))
-    return mean(slopes)
+    values = np.log1p(
+        [[one["lifts"][row["seeds"].index(s)] for row, one in zip(rows, lifts, strict=True)] for s in seeds]
+    )
+    x, y = np.broadcast_to(share - share.mean(), values.shape), values - values.mean(1, keepdims=True)
+    slope = float((x * y).sum() / (x**2).sum())
+    freedom = values.size - len(seeds) - 1
+    found: dict[str, Any] = {"value": slope, "low": None, "high": None, "p": None}
+    if freedom > 0:
+        error = np.sqrt(((y - slope * x) ** 2).sum() / freedom / (x**2).sum())
+        reach = float(stats.t.ppf(0.975, freedom) * error)
+        found |= {"low": slope - reach, "high": slope + reach}
+    if len(rows) > 2 and len(seeds) > 1:
+        found["p"] = float(stats.page_trend_test(values[:, np.argsort(share)]).pvalue)
+    return found | {"slopes": ((x * y).sum(1) / (x**2).sum(1)).tolist()}
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -99,7 +114,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """One table an arm, then offline against online."""
+    """One table an arm, then offline against online by kind of GAUC."""
     made = []
     for arm, rows in found["arms"].items():
         twin = "content" in rows[0]
@@ -119,19 +134,25 @@ def tables(found: dict[str, Any]) -> list[Table]:
         note = "Over id-only, and over the same ranker trained on shuffled vectors; means over worlds with t intervals."
         for name, rise in found["rise"][arm].items():
             if rise:
-                tenth = {key: None if value is None else value / 10 for key, value in rise.items()}
+                tenth = {key: None if rise[key] is None else rise[key] / 10 for key in ("value", "low", "high")}
                 against = "id-only" if name == "id_only" else "shuffled vectors"
-                note += f" The lift over {against} rises by {cell(tenth)} with each tenth of content share."
+                note += f" The lift over {against} rises by {cell(tenth)} with each tenth of content share"
+                note += "." if rise["p"] is None else f" (Page's trend test: p = {rise['p']:.2g})."
         made.append(Table(arm, note, head, lines))
-    note = "GAUC of the test rows and true-CTR lift of the same run in the same world; tau: Kendall's, over the arms."
     names = list(found["agreement"][0]["online"])
-    lines = [
-        [
-            f"{row['share']:g}",
-            str(row["seed"]),
-            *(f"{row['all'][name]:.4f} / {row['online'][name]:+.1%}" for name in names),
-            f"{row['tau']:+.2f}",
+    for kind, what in GAUCS.items():
+        note = (
+            f"GAUC {what} of the test rows and true-CTR lift over id-only of the same run in the same world; tau: "
+            f"Kendall's over these rankers, in the mean {cell(found['tau'][kind], '{:+.2f}')}."
+        )
+        lines = [
+            [
+                f"{row['share']:g}",
+                str(row["seed"]),
+                *(f"{row[kind]['offline'][name]:.4f} / {row['online'][name]:+.1%}" for name in names),
+                f"{row[kind]['tau']:+.2f}",
+            ]
+            for row in found["agreement"]
         ]
-        for row in found["agreement"]
-    ]
-    return [*made, Table("Offline GAUC / online lift", note, ["content share", "world", *names, "tau"], lines)]
+        made.append(Table(f"GAUC {what} / online lift", note, ["content share", "world", *names, "tau"], lines))
+    return made

@@ -8,6 +8,7 @@ A version is published by one rename of a finished folder and never changes afte
 too, so a reader sees the old version or the new one. Rolling back is pointing `current` at an older version.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from ranker.serving.vectors import VectorFacts
 SCHEMA_VERSION = 1
 CARD = ("card.json", "card.md")
 VERSION = re.compile(r"v\d{8}")
+WRITING, POINTING = ".writing-", ".current."  # prefixes of what is not published yet
 DenseDtype = Literal["float32", "bfloat16"]
 
 
@@ -102,16 +104,26 @@ def version_number(folder: Path) -> str:
 
 @contextmanager
 def new_version(root: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes the newest version and `current` if the block ends well, else it is removed.
+    """A folder to fill; it becomes the newest version and `current` if the block ends well, else it is removed. What a
+    killed process left half filled is removed as well.
 
     Raises InputError if `root` holds something else.
     """
-    if root.is_dir() and any(root.iterdir()) and not _versions(root):
+    if (
+        root.is_dir()
+        and not _versions(root)
+        and any(not path.name.startswith((WRITING, POINTING)) for path in root.iterdir())
+    ):
         raise InputError(f"--out {root}: holds something else; give an empty or a new folder")
     root.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+    for left in root.glob(f"{WRITING}*"):
+        with _held(left) as held:
+            if held:
+                shutil.rmtree(left, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(dir=root, prefix=WRITING))
     try:
-        yield part
+        with _held(part):
+            yield part
         part.chmod(0o755)
         name = f"v{max((int(v[1:]) for v in _versions(root)), default=0) + 1:08d}"
         os.rename(part, root / name)
@@ -120,9 +132,27 @@ def new_version(root: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold a folder while it is filled; whether nobody else does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def point(root: Path, name: str) -> None:
     """Make a version the current one, in one step."""
-    part = root / f".current.{os.getpid()}"
+    part = root / f"{POINTING}{os.getpid()}"
     part.unlink(missing_ok=True)
     part.symlink_to(name)
     os.replace(part, root / "current")

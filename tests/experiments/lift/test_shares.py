@@ -33,7 +33,7 @@ def world_of(**ctr: tuple[float, float]) -> dict:
         arms[name] = {
             "slices": {part: {"true_ctr": {"level": {"value": value}}} for part, value in parts},
             "metrics": {"true_ctr": {"lift": {"value": levels[0] / base - 1}, "headroom": {"value": 0.25}}},
-            "offline": {part: {"auc": 0.7, "gauc": 0.6 + levels[0]} for part in ("all", "new_items")},
+            "offline": {"auc": 0.7, "gauc": 0.6 + levels[0], "gauc_search": 0.9 - levels[0]},
         }
     return {"arms": arms}
 
@@ -67,11 +67,35 @@ def test_figures_are_means_over_worlds():
     assert [half["all"][k] for k in ("value", "low")] == pytest.approx([0.2, 0.2])
     assert half["new_items"]["value"] == pytest.approx(1.0) and half["oracle"]["value"] == pytest.approx(1.0)
     slopes = [(np.log(1.2) - np.log(x)) / 0.5 for x in (0.99, 1, 1.01)]  # seed 3 has no world at share .5
-    assert found["rise"]["cube"]["content"]["value"] == pytest.approx(np.mean(slopes))
-    assert found["agreement"][-1]["tau"] == pytest.approx(1) and found["agreement"][0]["tau"] == pytest.approx(1)
+    rise = found["rise"]["cube"]["content"]
+    assert rise["slopes"] == pytest.approx(slopes) and rise["value"] == pytest.approx(np.mean(slopes))
+    last = found["agreement"][-1]
+    assert list(last["gauc"]["offline"]) == ["id_only", "cube", "cube_shuffled"]
+    assert last["gauc"]["tau"] == pytest.approx(1) and last["gauc_search"]["tau"] == pytest.approx(-1)
     text = markdown(found)
     assert "+20.0%" in text and "| 0.5 | 3 |" in text
     assert alone(shares_section(found)).count('role="img"') == 4
+
+
+def test_the_rise_is_a_regression_with_the_seeds_apart_and_a_trend_from_share_to_share():
+    rng = np.random.default_rng(3)
+    shares, seeds, worlds, x, y = [0.6, 0.0, 0.3, 0.15], 3, {}, [], []
+    for seed in range(seeds):
+        for share in shares:
+            log = 0.4 * share + 0.05 * seed + rng.normal(0, 0.02)
+            levels = {"id_only": (0.1, 0.1), "oracle": (0.3, 0.3), "cube": (0.1 * np.exp(log), 0.1)}
+            worlds[share, seed] = world_of(**levels)
+            x.append([share, *(np.arange(seeds) == seed)])
+            y.append(log)
+    rise = gather(shares, ["cube"], worlds)["rise"]["cube"]["id_only"]
+    design, logs = np.array(x, float), np.array(y)
+    fitted, rest, *_ = np.linalg.lstsq(design, logs, rcond=None)
+    error = np.sqrt(rest[0] / (12 - 4) * np.linalg.inv(design.T @ design)[0, 0])
+    assert rise["value"] == pytest.approx(fitted[0])
+    assert rise["high"] - rise["value"] == pytest.approx(2.306004 * error, rel=1e-5)
+    other = dict(zip(sorted(shares), sorted(shares, reverse=True), strict=True))
+    falling = {(share, seed): worlds[other[share], seed] for share, seed in worlds}
+    assert rise["p"] < 0.01 < 0.9 < gather(shares, ["cube"], falling)["rise"]["cube"]["id_only"]["p"]
 
 
 def test_a_study_s_recipes_are_the_control_the_arms_and_their_twins():
