@@ -2,12 +2,17 @@
 
 Simulate logs, prepare them, pretrain and post-train an encoder, embed the catalogue, train a ranker on ids, one that
 reads the vectors and its twin on shuffled vectors, compare them, play them online, export, report. A finished step is
-not done again, and one that was cut off goes on: OUT/steps/NAME.json holds the words of a finished step.
+not done again, and one that was cut off goes on, be it by kill -9: OUT/steps/NAME.json holds the words of a finished
+step.
 """
 
 import argparse
+import fcntl
 import json
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,8 @@ from experiments.demo_table import TWIN, learned
 from experiments.grid import clock
 
 CONFIGS = Path(__file__).parent / "configs"
+LOCK = ".lock"
+PART = ".demo.yaml."  # of demo.yaml, half written
 
 
 def main(argv: list[str]) -> int:
@@ -56,12 +63,17 @@ class Demo:
         if path.is_file():
             if load_config(path, DemoConfig) != config:
                 raise InputError(f"{path}: a demo of other settings; give another --out")
-        elif out.exists() and any(out.iterdir()):
+        elif out.exists() and any(not found.name.startswith((LOCK, PART)) for found in out.iterdir()):
             raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
         write_text(path, plain)
 
     def run(self) -> None:
-        """All steps. Raises RuntimeError for one that fails, which has said why."""
+        """All steps. Raises RuntimeError for one that fails, which has said why, and InputError if another demo is at
+        work in the folder."""
+        with _claimed(self.out):
+            self._steps()
+
+    def _steps(self) -> None:
         config, out = self.config, self.out
         logs, data, store = out / "logs", out / "data", out / "store"
         if not logs.is_dir():
@@ -113,3 +125,16 @@ class Demo:
             raise RuntimeError(f"moon {command[0]} ended with status {status}; moon demo goes on from here")
         facts: dict[str, Any] = {"words": command, "seconds": time.monotonic() - started}
         write_json(done, facts)
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Hold the folder while working in it; what a demo that was killed left half written is removed."""
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"--out {out}: another moon demo is at work there; wait for it") from None
+        for left in (*out.glob(f"{PART}*"), *out.glob(".*.building-*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield

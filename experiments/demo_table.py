@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from data.dataset import Dataset
 from experiments.demo_config import DemoConfig
-from experiments.lift.estimates import leave_one_out, lift
+from experiments.lift.estimates import leave_one_out, lift, mean_over
 from experiments.page import cell
+from ranker.metrics import group_aucs
+from ranker.run_folder import RunFolder
 
 TWIN = "moon_shuffled"
 
@@ -22,6 +25,8 @@ def learned(out: Path, config: DemoConfig) -> tuple[list[dict[str, Any]], str]:
     pretrained, posttrained = (_read(out / stage / "figures.json") for stage in ("pretrain", "posttrain"))
     compared, content, played = (_read(out / name) for name in ("compare.json", "content.json", "lift/lift.json"))
     rows = [*_encoder(pretrained, posttrained), *_offline(compared, "ids"), *_offline(content, "shuffled vectors")]
+    within = within_a_search(out / "data", *(out / "runs" / name for name in (TWIN, "moon")))
+    rows.append(_difference("the same within a search, whose ads compete online", within, "{:+.4f}"))
     rows += [*_online(played, config.days, _over_twin(out / "lift" / "arms")), _export(_read(out / "export.json"))]
     widths = [max(len(row[key]) for row in rows) for key in ("question", "answer")]
     lines = [f"{row['question']:<{widths[0]}}  {row['answer']:<{widths[1]}}  {row['verdict']}".rstrip() for row in rows]
@@ -73,6 +78,26 @@ def _offline(compared: dict[str, Any], against: str) -> list[dict[str, Any]]:
         words = f" ({levels[0]:.4f} -> {levels[1]:.4f})"
         rows.append(_difference(f"MOON's test {metric.upper()} over {against}", value, "{:+.4f}", words))
     return rows
+
+
+def within_a_search(data: Path, base: Path, arm: Path) -> dict[str, float | None]:
+    """What a run's test GAUC is better by where each search is a group of its own: mean over rows, interval over users.
+
+    GAUC by user also rewards telling searches of one category from those of another, which no ranking of one search's
+    candidates can use.
+    """
+    samples = Dataset(data).samples("test").select("user", "request_id").collect()
+    search = samples["request_id"].to_numpy()
+    values = []
+    for run in (base, arm):
+        found = RunFolder(run).read_predictions("test")
+        _, rows, value = group_aucs(found["label"].to_numpy(), found["score"].to_numpy(), search)
+        values.append(value)
+    both = np.isfinite(values[0])
+    first = np.unique(search, return_index=True)[1]
+    user, rows = samples["user"].to_numpy()[first][both], rows[both]
+    gain = (values[1] - values[0])[both]
+    return mean_over(np.bincount(user, rows * gain), np.bincount(user, rows)).as_dict()
 
 
 def _over_twin(arms: Path) -> dict[str, float | None]:

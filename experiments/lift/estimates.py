@@ -75,6 +75,13 @@ def headroom(arm: np.ndarray, control: np.ndarray, oracle: np.ndarray) -> Interv
         return _interval(np.where(oracle != control, (arm - control) / (oracle - control), np.nan), LEVEL, float)
 
 
+def mean_over(total: np.ndarray, weight: np.ndarray) -> Interval:
+    """A weighted mean from each user's weighted sum and weight, (users,) each."""
+    top, bottom = np.append(0.0, -total) + total.sum(), _without_each(weight)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _interval(np.where(bottom > 0, top / bottom, np.nan), LEVEL, float)
+
+
 def detectable(arm: np.ndarray, control: np.ndarray) -> float | None:
     """Minimum detectable effect of the paired comparison that `lift` makes."""
     moved = _influence(_relative(arm, control))

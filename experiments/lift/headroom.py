@@ -9,8 +9,8 @@ on the valid rows (logistic regression, so the scale of the scores is that of th
     vectors   the same with looks read from the vectors (ridge regression over the other items)
     moon      nothing, but on the ranker with vectors
 
-From the oracle to `content` is what is no content; to `clicks` what clicks do not tell of a taste; to `vectors` what the
-vectors do not tell of a look; to `moon` what the ranker did not learn.
+From the oracle to `content` is what is no content; to `clicks` what clicks do not tell of a taste; to `vectors` what
+the vectors do not tell of a look; to `moon` what the ranker did not learn.
 """
 
 import argparse
@@ -98,8 +98,8 @@ def _only(root: Path, pattern: str) -> Path:
 
 
 def read_looks(vectors: np.ndarray, world: World) -> np.ndarray:
-    """(items, STYLE_DIM) looks as vectors (items, M) and categories tell them: of each item by ridge regression over the
-    items of other folds."""
+    """(items, STYLE_DIM) looks as vectors (items, M) and categories tell them: of each item by ridge regression over
+    the items of other folds."""
     items = world.items
     known = np.column_stack([vectors.astype(np.float64), np.eye(int(items.category.max()) + 1)[items.category]])
     fold = np.random.default_rng(0).permutation(len(items)) % FOLDS

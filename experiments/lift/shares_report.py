@@ -85,7 +85,7 @@ def over_worlds(logs: Iterable[float]) -> dict[str, float | None]:
 def _rise(rows: list[dict[str, Any]], lifts: list[dict[str, Any]]) -> dict[str, Any] | None:
     """How the lift's logarithm rises over the share, from the world seeds that every share has.
 
-    value, low, high: slope a unit of share by least squares, each seed with an intercept of its own, with its t interval;
+    value, low, high: slope a unit of share by least squares, each seed with an own intercept, and its t interval;
     slopes: of each seed; p: that the lift does not rise from share to share (Page's trend test, seeds as blocks).
     """
     seeds = sorted(set.intersection(*(set(row["seeds"]) for row in rows)))

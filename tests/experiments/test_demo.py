@@ -7,6 +7,7 @@ import yaml
 
 import moon
 from data.config import load_config
+from data.errors import InputError
 from experiments import demo
 from experiments.demo import CONFIGS, Demo
 from experiments.demo_config import DemoConfig
@@ -64,6 +65,7 @@ def test_the_demo_goes_on_where_it_was_and_ends_in_a_report_and_a_table(config, 
     answers = {row["question"]: row["answer"] for row in rows}
     assert answers["online, 1 days: true CTR over ids"].startswith(f"{lift['value']:+.1%} [")
     assert all(row["question"] in said and row["answer"] in said for row in rows)
+    assert "the same within a search, whose ads compete online" in answers
     assert any("gauc" in question.lower() for question in answers) and any(
         "HR@10" in answer for answer in answers.values()
     )
@@ -87,3 +89,22 @@ def test_another_demo_or_other_files_in_the_way_are_one_line(tmp_path, capsys):
     Demo(load_config(CONFIGS / "demo.yaml", DemoConfig), tmp_path / "out")
     assert moon.main(["demo", "--out", str(tmp_path / "out"), "--set", "days=2"]) == 2
     assert "a demo of other settings; give another --out" in capsys.readouterr().err
+
+
+def test_what_a_killed_demo_left_half_written_is_no_obstacle(tmp_path, monkeypatch):
+    out, config = tmp_path / "out", load_config(CONFIGS / "demo.yaml", DemoConfig)
+    out.mkdir()
+    (out / ".demo.yaml.17").write_text("market:")
+    begun = Demo(config, out)
+    (out / ".logs.building-17" / "impressions").mkdir(parents=True)
+    monkeypatch.setattr(Demo, "_steps", lambda self: None)
+    begun.run()
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "demo.yaml"]
+
+
+def test_two_demos_in_one_folder_are_refused(tmp_path, monkeypatch):
+    config = load_config(CONFIGS / "demo.yaml", DemoConfig)
+    first, second = Demo(config, tmp_path), Demo(config, tmp_path)
+    monkeypatch.setattr(Demo, "_steps", lambda self: second.run())
+    with pytest.raises(InputError, match="another moon demo is at work there"):
+        first.run()

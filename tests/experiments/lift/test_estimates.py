@@ -14,6 +14,7 @@ from experiments.lift.estimates import (
     leave_one_out,
     level,
     lift,
+    mean_over,
     share_of_impressions,
     split_lift,
 )
@@ -130,3 +131,14 @@ def test_aa_in_fresh_worlds_too(world):
     found = coverage(small, 500, 200)
     assert list(found) == ["ctr", "rpm", "orders"]
     assert all(0.92 <= share <= 0.98 for share in found.values())
+
+
+def test_a_weighted_mean_over_users_is_that_of_its_definition():
+    rng = np.random.default_rng(0)
+    weight = rng.integers(1, 50, 300).astype(float)
+    mean = rng.normal(0.2, 1, 300)
+    found = mean_over(weight * mean, weight)
+    assert found.value == pytest.approx(np.average(mean, weights=weight))
+    spread = np.sqrt((weight**2 * (mean - found.value) ** 2).sum()) / weight.sum()  # linearised
+    assert found.high - found.value == pytest.approx(1.98 * spread, rel=0.05)
+    assert mean_over(np.zeros(3), np.zeros(3)).value is None

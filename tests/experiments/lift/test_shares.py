@@ -9,6 +9,9 @@ import yaml
 import moon
 from data.config import load_config
 from data.dataset import Dataset
+from data.errors import InputError
+from experiments.lift import headroom
+from experiments.lift.headroom import STEPS
 from experiments.lift.shares import CONFIGS, DIM, SharesConfig, pixel_store, recipes
 from experiments.lift.shares_report import gather, markdown
 from experiments.page import alone
@@ -130,6 +133,13 @@ def test_a_study_plays_its_worlds_and_goes_on_where_it_was(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "shares.json").read_text()) == found
     again = (tmp_path / "out" / "seed-5" / "share-0" / "lift" / "arms" / "simtier.npz").stat().st_mtime_ns
     assert again == played and "## simtier" in capsys.readouterr().out
+    root = tmp_path / "out" / "seed-5" / "share-0"
+    assert headroom.main([str(root), "--arm", "simtier", "--json", str(tmp_path / "room.json")]) == 0
+    (room,) = json.loads((tmp_path / "room.json").read_text())["worlds"]
+    assert room["control"]["headroom"] == 0 and room["oracle"]["headroom"] == 1 and set(room) == {*STEPS, "oracle"}
+    assert "## Where the headroom is" in capsys.readouterr().out
+    with pytest.raises(InputError, match="give a finished world of moon study lift"):
+        headroom.main([str(root), "--arm", "cube"])
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"more_seeds": {0.3: [7]}}))
     assert moon.main(words) == 2 and "more_seeds.0.3: not one of the shares" in capsys.readouterr().err
 
