@@ -98,7 +98,7 @@ class Checkpoints:
         else:
             state = {
                 "model": own_state(model),
-                "optimizer": optimizer.state_dict(),
+                "optimizer": _with_state(optimizer),
                 "rng": {_rng_key(self.ranks): _rng()},
             } | self._of_encoders()
             if self._group is not None:
@@ -193,7 +193,7 @@ class Checkpoints:
             )
         state: dict[str, Any] = {"model": own_state(model)} | self._of_encoders()
         if optimizer is not None:
-            state["optimizer"] = optimizer.state_dict()
+            state["optimizer"] = _with_state(optimizer)
             key = _rng_key(self.ranks)
             if facts["world_size"] == self.ranks.world_size:
                 state["rng"] = {key: _rng()}
@@ -206,7 +206,8 @@ class Checkpoints:
         if self.encoders:
             self.encoders.load_state(state["encoders"])
         if optimizer is not None:
-            optimizer.load_state_dict(state["optimizer"])
+            whole, read = optimizer.state_dict(), state["optimizer"]
+            optimizer.load_state_dict({**read, "state": whole["state"] | read["state"]})
             for saved in state.get("rng", {}).values():
                 _restore_rng(saved)
         progress = Progress(**facts["progress"])
@@ -252,6 +253,15 @@ def own_state(model: DistributedModelParallel) -> dict[str, Any]:
     """The state that training may have changed: all but tables whose content is a version of a store."""
     stored = stored_prefixes(model)
     return {name: value for name, value in model.state_dict().items() if not name.startswith(stored)}
+
+
+def _with_state(optimizer: CombinedOptimizer) -> dict[str, Any]:
+    """The optimizer's state without parameters that have none (sgd, vectors as stored).
+
+    Where each rank holds other keys, torch.distributed.checkpoint would look for those too, which it has not written.
+    """
+    found = optimizer.state_dict()
+    return {**found, "state": {name: state for name, state in found["state"].items() if state}}
 
 
 def stored_prefixes(model: DistributedModelParallel) -> tuple[str, ...]:

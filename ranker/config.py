@@ -141,6 +141,9 @@ class Train(Config):
     follow_stores: bool = Field(
         False, description="after each evaluation go on with the newest versions of frozen and projected vectors"
     )
+    pipeline: bool | None = Field(
+        None, description="send the next batch's ids to the ranks of their rows during a step; None: on CUDA alone"
+    )
     loader_workers: int = Field(1, ge=0, description="threads that build batches ahead")
     threads: int | None = Field(
         None, ge=1, description="CPU threads of the compute; None: OMP_NUM_THREADS, else all cores but the loader's"

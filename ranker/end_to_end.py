@@ -23,7 +23,7 @@ from torchrec.distributed import DistributedModelParallel
 from data.dataset import Dataset
 from data.errors import InputError
 from features.batch import Batch
-from features.ranks import Ranks, average_gradients
+from features.ranks import Ranks
 from features.vector_source import MISSING, MISSING_ITEM, VectorSource
 
 CHUNK = 256  # items encoded at a time in a refresh
@@ -82,10 +82,6 @@ class ItemEncoders:
                 vectors_TM = vectors_TM.index_copy(0, there, made)
             found[name] = vectors_TM.index_select(0, place)
         return found
-
-    def average_gradients(self) -> None:
-        """The mean over the ranks, where there are several."""
-        average_gradients(self.modules.parameters(), self.ranks)
 
     def due(self, step: int) -> bool:
         """Whether a refresh follows `step` (steps done)."""

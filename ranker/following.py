@@ -35,12 +35,20 @@ def sources_of_best(run: RunFolder, spec: FeatureSpec, dataset: Dataset, stores:
     return _at({name: then["version"] for name, then in facts.items()}, newest, dataset)
 
 
-def sources_at(run: RunFolder, step: int, sources: Sources, dataset: Dataset) -> Sources:
+def sources_at(run: RunFolder, step: int, sources: Sources, dataset: Dataset, ranks: Ranks) -> Sources:
     """What the last steps before a checkpoint of `step` steps read.
 
     A version that its store has given up is replaced by the newest, and said.
     """
-    return _at([move["versions"] for move in _moves(run) if move["step"] < step][-1], sources, dataset)
+    numbers = [move["versions"] for move in _moves(run) if move["step"] < step][-1]
+    return same_on_all(_at(numbers, sources, dataset), dataset, ranks)
+
+
+def same_on_all(sources: Sources, dataset: Dataset, ranks: Ranks) -> Sources:
+    """The sources at the versions that the first rank found: another may have looked after the next was published."""
+    found = [versions(sources)]
+    dist.broadcast_object_list(found, device=ranks.device)
+    return _at(found[0], sources, dataset)
 
 
 def moved_sources(run: RunFolder, step: int, sources: Sources, dataset: Dataset, ranks: Ranks) -> Sources | None:
@@ -52,7 +60,7 @@ def moved_sources(run: RunFolder, step: int, sources: Sources, dataset: Dataset,
     dist.broadcast_object_list(found, device=ranks.device)
     if found[0] == versions(sources):
         return None
-    moved = _at(found[0], sources, dataset)
+    moved = same_on_all(_at(found[0], sources, dataset), dataset, ranks)
     if ranks.first:
         moves = [move for move in _moves(run) if move["step"] < step]
         run.write_meta(run.meta() | {"store_moves": [*moves, {"step": step, "versions": versions(moved)}]})

@@ -107,11 +107,17 @@ class VectorTables(nn.Module):
     def lookup(self, batch: Batch) -> dict[str, Tensor]:
         """Rows (U, M) of every table, by name, as they are stored; with a gradient where the table is trained."""
         found = {}
-        for name, rows in batch.vectors.items():
-            keyed = KeyedJaggedTensor(keys=[name], values=rows, lengths=rows.new_tensor([len(rows)]))
+        for name, keyed in self.keyed(batch).items():
             with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(self.specs[name])):
                 found[name] = self.collections[name](keyed)[name].values()
         return found
+
+    def keyed(self, batch: Batch) -> dict[str, KeyedJaggedTensor]:
+        """By name, the rows that each table is asked for."""
+        return {
+            name: KeyedJaggedTensor(keys=[name], values=rows, lengths=rows.new_full((1,), len(rows)))
+            for name, rows in batch.vectors.items()
+        }
 
     def forward(
         self, rows: dict[str, Tensor], batch: Batch, encoded: dict[str, Tensor] | None = None

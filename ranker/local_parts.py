@@ -20,7 +20,10 @@ def local_parts(value: Any) -> list[Part]:
         return [Part(shard.tensor, *(*shard.metadata.shard_offsets, 0)[:2]) for shard in value.local_shards()]
     if hasattr(value, "to_local"):
         wrapped = value.to_local()
-        return [Part(t, *(*o, 0)[:2]) for t, o in zip(wrapped.local_shards(), wrapped.local_offsets(), strict=True)]
+        places = zip(
+            wrapped.local_shards(), wrapped.local_offsets(), strict=False
+        )  # without a shard there is an offset
+        return [Part(t, *(*o, 0)[:2]) for t, o in places]
     return [Part(value, 0, 0)]
 
 

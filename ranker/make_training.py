@@ -22,7 +22,7 @@ from data.files import naming_a_full_disk, write_json
 from data.progress import Progress
 from features.batch import Batch
 from features.encoder import FeatureEncoder
-from features.ranks import Ranks
+from features.ranks import Ranks, average_gradients
 from features.samples import SampleEncoder
 from features.spec import FeatureSpec
 from ranker.build import train_loader
@@ -140,21 +140,11 @@ class _Phase:
             place = f"pass {self.state.epoch + 1}, batch {self.state.batch + 1}"
             raise InputError(f"{self.name}: loss is {value} ({place}); lower the lr of make ({self.config.lr})")
         (loss * self.loader.share(self.state.batch, len(batch))).backward()
-        if self.ranks.world_size > 1:
-            self._average()
+        average_gradients(self.parameters, self.ranks)
         if self.train.dense.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.train.dense.clip_norm)
         self.optimizer.step()
         return value
-
-    def _average(self) -> None:
-        """Gradients over the ranks, in one message."""
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([grad.flatten() for grad in grads])
-        dist.all_reduce(flat)
-        flat /= self.ranks.world_size
-        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
 
     def _judge(self) -> None:
         """After a pass: figures on valid, the weights if they are the best so far, and all of it to disk."""

@@ -58,14 +58,16 @@ class Optimizers:
     ) -> None:
         """`rates`: learning rates of modules (by their path in the model) that differ from train.dense.lr.
 
-        `beside`: parameters outside the model that are trained with its dense ones, by name."""
+        `beside`: parameters outside the model that are trained with its dense ones, by name. `averaged`, in the end:
+        all parameters whose gradients are the ranks' mean."""
         self.train, self.total_steps = train, total_steps
         named = {name: p for name, p in dense_parameters(model).items() if p.requires_grad} | (beside or {})
         self.dense = list(named.values())
         groups = [{"params": ps, "lr": lr} for lr, ps in _by_rate(named, train.dense.lr, rates or {}).items()]
         wrapper = KeyedOptimizerWrapper(named, lambda _: dense_optimizer(groups, train.dense))  # pyright: ignore
-        self._unfused = [wrapper]
+        self._unfused, self.averaged = [wrapper], list(self.dense)
         if copies := copied_tables(model):
+            self.averaged += copies.values()
             kind, arguments = table_optimizer(train.tables, next(iter(copies.values())).device)
             by_rate = _by_rate(copies, train.tables.lr, rates or {}).items()
             table_groups = [{"params": ps, "lr": lr} for lr, ps in by_rate if ps]

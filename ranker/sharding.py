@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.model_parallel import DMPCollection
+from torchrec.distributed.model_parallel import DataParallelWrapper, DMPCollection
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
@@ -48,6 +48,18 @@ def table_optimizer(config: TableOptimizer, device: torch.device) -> tuple[type[
     return classes.get(config.kind, RowWiseAdagrad), arguments
 
 
+class _Placed(DataParallelWrapper):
+    """Puts the dense part on its device and leaves its gradients to `average_gradients`.
+
+    DistributedDataParallel lays its buckets out anew after its first step, and gloo adds the parts of a bucket up in an
+    order that depends on where they lie: a resumed run, whose first step is another one, would differ in the last bits
+    on three ranks or more.
+    """
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        dmp._dmp_wrapped_module = dmp._dmp_wrapped_module.to(device)
+
+
 def distribute(
     model: Ranker, recipe: Recipe, sources: dict[str, VectorSource], ranks: Ranks
 ) -> tuple[DistributedModelParallel, ShardingPlan]:
@@ -80,9 +92,16 @@ def distribute(
             group_size,
             group,
             sharders=sharders,  # pyright: ignore
+            data_parallel_wrapper=_Placed(),
         )
     else:
-        wrapped = DistributedModelParallel(model, device=ranks.device, plan=plan, sharders=sharders)  # pyright: ignore
+        wrapped = DistributedModelParallel(
+            model,
+            device=ranks.device,
+            plan=plan,
+            sharders=sharders,  # pyright: ignore
+            data_parallel_wrapper=_Placed(),
+        )
     _initialise_tables(wrapped, recipe, sources)
     return wrapped, plan
 

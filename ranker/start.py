@@ -13,23 +13,25 @@ from features.ranks import Ranks
 from features.vector_source import VectorSource, open_sources
 from ranker.build import run_sources
 from ranker.config import Recipe
-from ranker.following import sources_of_best, versions
+from ranker.following import same_on_all, sources_of_best, versions
 from ranker.run_folder import RunFolder
 from ranker.versions import installed
 
 
 def start_sources(
-    run: RunFolder, recipe: Recipe, dataset: Dataset, stores: dict[str, Path], resume: bool
+    run: RunFolder, recipe: Recipe, dataset: Dataset, stores: dict[str, Path], resume: bool, ranks: Ranks
 ) -> dict[str, VectorSource]:
     """The representation stores to train on: the newest versions, or those that the resumed run began with.
 
     Raises InputError for a store that is missing or unfit.
     """
     if resume and run.is_there() and recipe.train.follow_stores:
-        return sources_of_best(run, recipe.features, dataset, stores)
-    if resume and run.is_there():
-        return run_sources(run, recipe.features, dataset, stores, same=True)
-    return open_sources(recipe.features, dataset, stores)
+        found = sources_of_best(run, recipe.features, dataset, stores)
+    elif resume and run.is_there():
+        found = run_sources(run, recipe.features, dataset, stores, same=True)
+    else:
+        found = open_sources(recipe.features, dataset, stores)
+    return same_on_all(found, dataset, ranks)
 
 
 def judged_splits(dataset: Dataset) -> tuple[str, ...]:

@@ -44,20 +44,30 @@ class Tables(nn.Module):
     def forward(self, ids: dict[int, KeyedJaggedTensor]) -> dict[str, Tensor]:
         """ids by table width -> rows (V, D) of every look-up."""
         found: dict[str, Tensor] = {}
-        for dim, keyed in ids.items():
-            if self._copied_lookups:
-                keyed = self._read_copies(keyed, found)
-            if keyed is not None:
-                for name, jagged in self.collections[f"dim{dim}"](keyed).items():
-                    found[name] = jagged.values()
+        for name, keyed in self.keyed(ids).items():
+            for feature, jagged in self.collections[name](keyed).items():
+                found[feature] = jagged.values()
+        for keyed in ids.values() if self._copied_lookups else ():
+            for feature, values in _values(keyed).items():
+                if feature in self._copied_lookups:
+                    found[feature] = self.copies[self._copied_lookups[feature]](values)
         return found
 
-    def _read_copies(self, keyed: KeyedJaggedTensor, found: dict[str, Tensor]) -> KeyedJaggedTensor | None:
-        """Put the rows of copied tables into `found`; the ids that are left, None if there are none."""
-        values = dict(zip(keyed.keys(), torch.split(keyed.values(), keyed.length_per_key()), strict=True))
-        for name in [name for name in values if name in self._copied_lookups]:
-            found[name] = self.copies[self._copied_lookups[name]](values.pop(name))
+    def keyed(self, ids: dict[int, KeyedJaggedTensor]) -> dict[str, KeyedJaggedTensor]:
+        """By name of the collection, the ids that it is asked for: all but those of copied tables."""
+        found = {f"dim{dim}": keyed for dim, keyed in ids.items()}
+        if not self._copied_lookups:
+            return found
+        left = {name: self._without_copies(keyed) for name, keyed in found.items()}
+        return {name: keyed for name, keyed in left.items() if keyed is not None}
+
+    def _without_copies(self, keyed: KeyedJaggedTensor) -> KeyedJaggedTensor | None:
+        values = {name: v for name, v in _values(keyed).items() if name not in self._copied_lookups}
         if not values:
             return None
         lengths = keyed.lengths().new_tensor([len(v) for v in values.values()])
         return KeyedJaggedTensor(list(values), torch.cat(list(values.values())), lengths=lengths)
+
+
+def _values(keyed: KeyedJaggedTensor) -> dict[str, Tensor]:
+    return dict(zip(keyed.keys(), torch.split(keyed.values(), keyed.length_per_key()), strict=True))

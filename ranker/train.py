@@ -3,12 +3,15 @@
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torchrec.distributed.model_parallel import DMPCollection
 
 from data.dataset import Dataset
@@ -16,7 +19,7 @@ from data.errors import InputError
 from data.host import compute_threads, peak_rss_bytes
 from features.batch import Batch
 from features.encoder import FeatureEncoder
-from features.ranks import Ranks
+from features.ranks import Ranks, average_gradients
 from features.samples import SampleEncoder
 from features.vector_source import VectorSource
 from ranker.build import build_ranker, parameter_counts, train_loader
@@ -31,6 +34,7 @@ from ranker.make_training import pretrain
 from ranker.metrics import is_better
 from ranker.model import Ranker
 from ranker.optimizer import Optimizers
+from ranker.pipeline import pipelined
 from ranker.run_folder import RunFolder
 from ranker.sharding import describe
 from ranker.start import judged_splits, require_both_classes, start_run, start_sources
@@ -76,7 +80,7 @@ class Trainer:
         )
         self.progress = Progress()
         self.log = TrainLog(run, ranks, self.loader, recipe.train.log_every, self.optimizers.total_steps)
-        self._stop = False
+        self._asked = self._stop = False
 
     def _build(self, sources: dict[str, VectorSource]) -> None:
         """All that depends on the versions of the stores, with initial weights."""
@@ -96,7 +100,7 @@ class Trainer:
             return False
         self._load_last()
         if self.recipe.train.follow_stores:
-            sources = sources_at(self.run, self.progress.step, self.samples.vectors, self.dataset)
+            sources = sources_at(self.run, self.progress.step, self.samples.vectors, self.dataset, self.ranks)
             if sources != self.samples.vectors:
                 self._build(sources)
                 self._load_last()
@@ -141,7 +145,7 @@ class Trainer:
             elif self.progress.batch == 0 or self.progress.batch in self._evals():
                 self._follow()
             while not self._over():
-                self._epoch(log)
+                self._train_and_judge(log)
             self.checkpoints.wait()
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -153,36 +157,58 @@ class Trainer:
         if not pretrain(model, self.recipe, self.samples, self.run, self.ranks, self._asked_to_stop):
             raise Interrupted("stopped by SIGTERM before the first step of the model; continue with --resume")
 
-    def _epoch(self, log: TrainLog) -> None:
+    def _train_and_judge(self, log: TrainLog) -> None:
+        """Train up to the next evaluation, then evaluate."""
         progress, train = self.progress, self.recipe.train
-        batches, evals = self.loader.batches, self._evals()
+        goal = min(batch for batch in self._evals() if batch > progress.batch)
+        batches = islice(self.loader.epoch(progress.epoch, progress.batch), goal - progress.batch)
         self.model.train()
-        for batch in log.watched(self.loader.epoch(progress.epoch, progress.batch)):
-            loss = self.train_step(batch)
-            progress.step, progress.batch = progress.step + 1, progress.batch + 1
-            log.step(progress, loss, len(batch), self.optimizers.dense_rate)
-            if progress.batch in evals or self.encoders.due(progress.step):
-                self.encoders.refresh(self.model)
-            if progress.batch in evals:
-                self._evaluate(log, epoch_done=progress.batch == batches)
-                if self._over() or self._follow():
-                    return
-            elif train.checkpoint_every and progress.step % train.checkpoint_every == 0:
-                self._save()
-            if self._stop:
-                self._save()
-                self.checkpoints.wait()
-                raise Interrupted(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
+        with closing(self._steps(log.watched(batches))) as steps:
+            for batch, loss in steps:
+                progress.step, progress.batch = progress.step + 1, progress.batch + 1
+                log.step(progress, loss, len(batch), self.optimizers.dense_rate)
+                if progress.batch == goal:
+                    break
+                if self.encoders.due(progress.step):
+                    self.encoders.refresh(self.model)
+                if train.checkpoint_every and progress.step % train.checkpoint_every == 0:
+                    self._save()
+                self._stop_if_asked()
+        self.encoders.refresh(self.model)
+        self._evaluate(log, epoch_done=goal == self.loader.batches)
+        if not self._over() and not self._follow():
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._stop:
+            self._save()
+            self.checkpoints.wait()
+            raise Interrupted(f"stopped by SIGTERM after step {self.progress.step}; continue with --resume")
 
     def _evals(self) -> set[int]:
         """After which batches of an epoch the model is judged."""
         count = self.recipe.train.evals_per_epoch
         return {-(-self.loader.batches * (i + 1) // count) for i in range(count)}
 
+    def _steps(self, batches: Iterator[Batch]) -> Generator[tuple[Batch, float], None, None]:
+        """Train on each batch: the batch and its loss."""
+        device, wanted = self.ranks.device, self.recipe.train.pipeline
+        if device.type == "cuda" if wanted is None else wanted:
+            yield from pipelined(cast(Ranker, self.model.module), device, batches, self._forward, self._update)
+        else:
+            for batch in batches:
+                yield batch, self.train_step(batch)
+
     def train_step(self, batch: Batch) -> float:
         """One optimizer step; returns the mean loss over the rows of all ranks."""
+        loss, value = self._forward(batch.to(self.ranks.device, non_blocking=True))
+        loss.backward()
+        self._update()
+        return value
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, float]:
+        """What this rank is to go backward from, and the mean loss over the rows of all ranks."""
         progress, device = self.progress, self.ranks.device
-        batch = batch.to(device, non_blocking=True)
         self.optimizers.prepare(progress.step)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.train.bf16):
             logits = self.model(batch, self.encoders.encode(batch)) if self.encoders else self.model(batch)
@@ -191,18 +217,24 @@ class Trainer:
         value = self._agreed(loss.item() * share)
         if not math.isfinite(value):
             raise InputError(self._save_batch(batch, value))
-        (loss * share).backward()
-        self.encoders.average_gradients()
+        return loss * share, value
+
+    def _update(self) -> None:
+        """After the backward pass, in which the tables were updated: the other parameters."""
+        average_gradients(self.optimizers.averaged, self.ranks)
         self.optimizers.step()
         if isinstance(self.model, DMPCollection):
             self.model.sync()
-        return value
 
     def _agreed(self, value: float) -> float:
-        """The ranks' mean of `value`; if one of them was asked to stop, all of them are (and save the same step)."""
+        """The ranks' mean of `value`; if one of them was asked to stop, all of them stop after this step.
+
+        A rank that is asked later than here stops after the next: it must not stop alone.
+        """
         if self.ranks.world_size == 1:
+            self._stop = self._asked
             return value
-        facts = torch.tensor([value, float(self._stop)], dtype=torch.float64, device=self.ranks.device)
+        facts = torch.tensor([value, float(self._asked)], dtype=torch.float64, device=self.ranks.device)
         dist.all_reduce(facts)
         self._stop = bool(facts[1] > 0)
         return facts[0].item() / self.ranks.world_size
@@ -239,7 +271,7 @@ class Trainer:
         return progress.epoch >= train.epochs or out_of_patience
 
     def _on_sigterm(self, *_: Any) -> None:
-        self._stop = True
+        self._asked = True
 
     def _save_batch(self, batch: Batch, value: float) -> str:
         path = self.run.root / f"bad-batch-rank{self.ranks.rank}.pt"
@@ -273,7 +305,7 @@ def train(
     run = RunFolder(out)
     started, cpu = time.monotonic(), time.process_time()
     require_both_classes(dataset)
-    sources = start_sources(run, recipe, dataset, stores or {}, resume)
+    sources = start_sources(run, recipe, dataset, stores or {}, resume, ranks)
     trained = ItemEncoders(encoders or {}, sources, ranks)
     if resume and run.is_there():
         previous = RunFolder(path) if (path := run.meta().get("previous")) else None

@@ -86,6 +86,9 @@ def run(data: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     steps(made, 10)
     made._save()
     found["saved"] = {"scores": scores(made, ranks), "next": steps(made, 10)}
+    again = trainer(recipe(SHARDINGS["mixed"], world, {}), data, out / f"saved-{world}", ranks)
+    assert again.resume()
+    found["again"] = steps(again, 10)
     return found
 
 

@@ -151,6 +151,14 @@ def test_the_schedule_of_refreshes(recipe, small, store, tmp_path):
     assert found == 1 + len({*range(4, steps + 1, 4), steps // 2, steps})
 
 
+def test_overlapping_steps_change_nothing(recipe, small, store, tmp_path):
+    often = ("features.vectors.image.refresh_steps=3", "train.epochs=1")
+    plain, _ = run(recipe, small, store, tmp_path / "plain", *often)
+    pipelined, _ = run(recipe, small, store, tmp_path / "pipelined", *often, "train.pipeline=true")
+    assert losses(tmp_path / "pipelined") == losses(tmp_path / "plain")
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), pipelined.parameters(), strict=True))
+
+
 class Killed(Exception):
     pass
 
