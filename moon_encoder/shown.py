@@ -12,7 +12,7 @@ from moon_encoder.augmentation import Augmentation, augmented, words_dropped
 from moon_encoder.content import Content
 from moon_encoder.encoder import Encoder, Inputs
 from moon_encoder.forms import Contents, Form, shows_image, shows_text
-from moon_encoder.frozen_cache import RowCache, TextCache, digest, item_pictures
+from moon_encoder.frozen_cache import RowCache, TextCache, digest, item_pictures, item_texts
 from moon_encoder.pairs import Pairs
 
 PLAIN = 0  # the view that changes nothing
@@ -40,11 +40,13 @@ class Shown:
     """Makes inputs of queries and items."""
 
     def __init__(self, contents: Contents, encoder: Encoder, views: Views, seed: int, cache: Path | None) -> None:
-        """cache: folder for what the frozen part makes of pictures; None: it is computed again every time."""
+        """cache: folder for what the frozen part makes of pictures and items' texts; None: it is computed again every
+        time."""
         self.contents, self.encoder, self.views, self.seed, self.cache = contents, encoder, views, seed, cache
         digested = encoder.frozen_digest() if cache is not None else ""
         self._frozen = digested
         self._caches: dict[tuple[str, int], RowCache] = {}
+        self._item_texts: dict[Form, RowCache | None] = {}
         self._texts = TextCache(encoder) if encoder.frozen_texts(["a"]) is not None else None
         self._query_rows = contents.query_keys()
 
@@ -59,22 +61,31 @@ class Shown:
 
     def items(self, items: np.ndarray, form: Form, view: int = PLAIN) -> Inputs:
         """Inputs of items (n,)."""
-        texts = images = None
-        if shows_text(form):
-            texts = self.contents.item_texts(form)[items].tolist()
-            if view != PLAIN and self.views.words:
-                of = zip(texts, items.tolist(), strict=True)
-                texts = [words_dropped(text, self.views.words, self.seed, view, item) for text, item in of]
-        if shows_image(form):
-            images = self._images("item", items, view)
+        texts = self._texts_of(items, form, view) if shows_text(form) else None
+        images = self._images("item", items, view) if shows_image(form) else None
         return self._prepare(texts, images, len(items))
 
-    def _prepare(self, texts: Sequence[str] | None, images: Sequence | None, n: int) -> Inputs:
+    def _prepare(self, texts: Sequence | None, images: Sequence | None, n: int) -> Inputs:
+        """texts: strings, or what the frozen part made of them."""
         shown: Sequence = [None] * n if texts is None else texts
-        if texts is not None and self._texts is not None:
+        if texts is not None and self._texts is not None and isinstance(texts[0], str):
             shown = self._texts(texts)
         pictures: Sequence = [None] * n if images is None else images
         return self.encoder.prepare([Content(t, i) for t, i in zip(shown, pictures, strict=True)])
+
+    def _texts_of(self, items: np.ndarray, form: Form, view: int) -> Sequence:
+        """Items' texts: as the frozen part made them where they are whole and there is a cache, else strings."""
+        whole = view == PLAIN or not self.views.words
+        if whole and self.cache is not None:
+            if form not in self._item_texts:
+                self._item_texts[form] = item_texts(self.encoder, self.contents, form, self.cache)
+            if (cache := self._item_texts[form]) is not None:
+                return list(cache(items))
+        texts = self.contents.item_texts(form)[items].tolist()
+        if whole:
+            return texts
+        of = zip(texts, items.tolist(), strict=True)
+        return [words_dropped(text, self.views.words, self.seed, view, item) for text, item in of]
 
     def _images(self, role: str, rows: np.ndarray, view: int) -> Sequence:
         """Pictures by number, decoded or as the frozen part made them."""

@@ -24,6 +24,8 @@ def iterations_section(found: dict[str, Any], mark: str = "") -> Section:
     for metric in ("auc", "gauc"):
         parts.append(_waterfall(found, metric))
     parts.append(_own(found))
+    if found["steps"][0].get("content"):
+        parts.append(_content(found))
     if found["online"]:
         parts += _online(found)
     parts.append(_table(found))
@@ -46,6 +48,8 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
         words = ", ".join(f"{m} {_reach(g)}" for m, g in zip(("AUC", "GAUC"), gains, strict=True))
         way = judged(gains[0]["low"], gains[0]["high"])
         said.append(f"*{step['title']}* ({AXES[step['axis']]}): {words}: {way} on AUC.")
+        if step.get("content"):
+            said[-1] += f" Over the same step on shuffled vectors: AUC {_reach(step['content']['auc']['users'])}."
     last = found["steps"][-1]["whole"]
     whole = ", ".join(f"{m.upper()} {_reach(last[m]['users'])}" for m in last)
     said.append(f"All together over ids alone: {whole}.")
@@ -54,6 +58,12 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
         mean, low, high = over_seeds([t["lifts"][name]["value"] for t in found["online"]["tests"]])
         reach = f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]".replace("-", "\u2212")
         said.append(f"Online, the last version over ids alone: true CTR {reach} over seeds.")
+        twin = f"{name}_shuffled"
+        if all(twin in t["levels"] for t in found["online"]["tests"]):
+            logs = [float(np.log(t["levels"][name] / t["levels"][twin])) for t in found["online"]["tests"]]
+            mean, low, high = over_seeds(logs)
+            reach = f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]".replace("-", "\u2212")
+            said.append(f"Online, the last version over its twin on shuffled vectors: {reach} over seeds.")
     return tuple(said)
 
 
@@ -109,6 +119,18 @@ def _own(found: dict[str, Any]):
         "Mean scores over the seeds; intervals over users.",
         "{:+.4f}",
         full=True,
+    )
+
+
+def _content(found: dict[str, Any]):
+    rows = []
+    for step in found["steps"]:
+        for metric in ("auc", "gauc"):
+            gain = step["content"][metric]["users"]
+            rows.append(Estimate(step["title"], gain["delta"], gain["low"], gain["high"], metric.upper()))
+    note = "Mean scores over the seeds; intervals over users. A twin has the same layers and other items' vectors."
+    return intervals(
+        "content", "What the content brings", "over the same step on shuffled vectors", rows, note, "{:+.4f}", full=True
     )
 
 

@@ -72,7 +72,8 @@ def versions(
     stores: dict[str, Path] = {}
     failed: list[str] = []
     with process_group() as ranks:
-        maker = Maker(dataset, asked.out / "versions", asked.folder, ranks, study.split, study.queries)
+        folder, base = asked.out / "versions", asked.folder
+        maker = Maker(dataset, folder, base, ranks, study.split, study.queries, rich=study.rich)
         questions = Measured.of(dataset, maker.contents, maker.searches, study.split, study.queries)
         for version in study.versions:
             found = tried(version.name, lambda v=version: questions.measure(maker.make(v)), failed)

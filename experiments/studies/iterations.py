@@ -3,6 +3,9 @@
 Every step changes one thing of the step before: the data, how the encoder is trained, what it is, or how the ranker
 uses its vectors. Offline a step's gain is over the step before, by seeds and by users; online all steps meet the same
 sessions of the days after the logs (`moon lift`).
+
+With `twins` every step is trained a second time on shuffled vectors of its version: what a step has over its twin is
+what the content brings, not the layer.
 """
 
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.config import Config, load_config
+from data.config import Config, load_config, parse_config
 from data.dataset import Dataset
 from data.errors import InputError
 from experiments.grid import Cell, Grid
@@ -26,6 +29,7 @@ from ranker.config import Recipe
 from ranker.run_folder import RunFolder
 
 START = "id_only"
+TWIN = "_shuffled"  # behind the name of a step, and of a version
 
 
 class Iteration(Config):
@@ -47,6 +51,7 @@ class IterationsConfig(StudyConfig):
     versions: tuple[VersionConfig, ...] = Field(min_length=1)
     steps: tuple[Iteration, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
+    twins: bool = Field(False, description="train every step on shuffled vectors as well")
     draws: int = Field(1000, ge=100, description="bootstrap draws over users")
     days: int = Field(0, ge=0, description="days of the online test; 0: none")
 
@@ -58,9 +63,28 @@ class IterationsConfig(StudyConfig):
         for step in self.steps:
             if step.version not in known:
                 raise ValueError(f"step {step.name!r}: no version {step.version!r} (there are: {', '.join(known)})")
-        if len(set(names)) < len(names) or START in names:
-            raise ValueError(f"steps need names of their own, none of them {START!r}")
+        taken = [START, *(n + TWIN for n in names if self.twins)]
+        if len(set(names)) < len(names) or set(taken) & set(names):
+            raise ValueError(f"steps need names of their own, none of them {START!r} or a step's twin (NAME{TWIN})")
         return self
+
+    @property
+    def arms(self) -> list[Iteration]:
+        """The steps, each with its twin behind it."""
+        found = []
+        for step in self.steps:
+            found.append(step)
+            if self.twins:
+                words = {"name": step.name + TWIN, "version": step.version + TWIN}
+                found.append(step.model_copy(update=words))
+        return found
+
+    @property
+    def made(self) -> list[VersionConfig]:
+        """The versions, and behind them the shuffled ones that twins read."""
+        read = {step.version for step in self.steps} if self.twins else set()
+        twins = [{"name": v.name + TWIN, "shuffle": v.name} for v in self.versions if v.name in read]
+        return [*self.versions, *(parse_config(twin, VersionConfig, "twin") for twin in twins)]
 
 
 def main(argv: list[str]) -> int:
@@ -71,8 +95,8 @@ def main(argv: list[str]) -> int:
         raise InputError("days: an online test needs the study's own world; leave out --data, or set days to 0")
     stores: dict[str, Path] = {}
     with process_group() as ranks:
-        maker = Maker(dataset, asked.out / "versions", asked.folder, ranks, "test", 1000)
-        for version in study.versions:
+        maker = Maker(dataset, asked.out / "versions", asked.folder, ranks, "test", 1000, rich=study.rich)
+        for version in study.made:
             maker.make(version)
             stores[version.name] = maker.store(version)
     grid = Grid(asked.out / "runs", _cells(study, asked, dataset, stores))
@@ -90,7 +114,7 @@ def _cells(study: IterationsConfig, asked: Asked, dataset: Dataset, stores: dict
     for seed in study.seeds:
         changes = [*study.set, f"seed={seed}"]
         cells.append(Cell(load_config(asked.folder / study.id_only, Recipe, [*changes, f"name={START}"]), dataset.root))
-        for step in study.steps:
+        for step in study.arms:
             recipe = load_config(asked.folder / step.recipe, Recipe, [*changes, *step.set, f"name={step.name}"])
             vectors = [v.name for v in recipe.features.vectors]
             if len(vectors) != 1:
@@ -102,7 +126,8 @@ def _cells(study: IterationsConfig, asked: Asked, dataset: Dataset, stores: dict
 
 
 def gather(study: IterationsConfig, dataset: Dataset, runs: list[RunFolder]) -> dict[str, Any]:
-    """Levels of every step, and its gain over the step before and over the start, with both kinds of intervals."""
+    """Levels of every step, and its gain over the step before, over the start and over its twin (content; None without
+    twins), with both kinds of intervals."""
     rows, recipes = read_runs(runs, "test")
     rows = Rows(rows.label, rows.user, {})  # no slices
     by_name = {recipe.name: recipe for recipe in recipes}
@@ -111,10 +136,13 @@ def gather(study: IterationsConfig, dataset: Dataset, runs: list[RunFolder]) -> 
     for step in study.steps:
         own = difference(by_name[before], by_name[step.name], facts, rows, study.draws)
         whole = difference(by_name[START], by_name[step.name], facts, rows, study.draws)
+        content = None
+        if study.twins:
+            content = _gains(difference(by_name[step.name + TWIN], by_name[step.name], facts, rows, study.draws))
         steps.append({
             "name": step.name, "title": step.title, "axis": step.axis, "version": step.version,
             "levels": {m: facts[step.name][m] for m in ("auc", "gauc")},
-            "own": _gains(own), "whole": _gains(whole),
+            "own": _gains(own), "whole": _gains(whole), "content": content,
         })  # fmt: skip
         before = step.name
     return {
@@ -139,7 +167,7 @@ def _online(study: IterationsConfig, asked: Asked, grid: Grid) -> dict[str, Any]
     """Lift of the true click rate of every step over the start, one test a seed; levels, so that steps can be told."""
     tests = []
     for seed in study.seeds:
-        names = [START, *(step.name for step in study.steps)]
+        names = [START, *(step.name for step in study.arms)]
         folders = {c.recipe.name: grid.folder(c).root for c in grid.cells if c.recipe.seed == seed}
         arms = {name: RankerArm(run=folders[name]) for name in names}
         config = LiftConfig(  # pyright: ignore[reportCallIssue]

@@ -50,6 +50,7 @@ class Axis(Config):
     of: Literal["encoder", "ranker"] = Field(description="what is trained")
     values: tuple[float, ...] = Field(min_length=4, description="ascending; about geometric")
     set: tuple[str, ...] = Field((), description="changed fields, A.B={x} with the value in place of {x}")
+    init: Path | None = Field(None, description="encoder: YAML that its points start from; None: the study's")
     init_set: tuple[str, ...] = Field((), description="encoder: changed fields of its init, the same way")
     pairs: bool = Field(False, description="encoder: the value is the number of training pairs")
 
@@ -57,22 +58,31 @@ class Axis(Config):
     def _grows(self) -> "Axis":
         if list(self.values) != sorted(set(self.values)) or self.values[0] <= 0:
             raise ValueError(f"axis {self.name!r}: values must be positive and ascending")
-        if self.of == "ranker" and (self.pairs or self.init_set):
-            raise ValueError(f"axis {self.name!r}: pairs and init_set belong to encoders")
+        if self.of == "ranker" and (self.pairs or self.init or self.init_set):
+            raise ValueError(f"axis {self.name!r}: pairs, init and init_set belong to encoders")
         return self
 
 
 class ScalingConfig(StudyConfig):
     """The study."""
 
-    init: Path = Field(description="YAML of the encoder that every point starts from")
-    posttrain: Path = Field(description="its post-training")
-    recipe: Path = Field(description="the ranker")
+    init: Path | None = Field(None, description="YAML of the encoder that an encoder axis' points start from")
+    posttrain: Path | None = Field(None, description="its post-training")
+    recipe: Path | None = Field(None, description="the ranker of ranker axes")
     recipe_set: tuple[str, ...] = Field((), description="changed fields of it")
     axes: tuple[Axis, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
     split: Literal["valid", "test"] = Field("test", description="of the searches that judge encoders")
     queries: int = Field(2000, ge=50, description="most searches, drawn")
+
+    @model_validator(mode="after")
+    def _given(self) -> "ScalingConfig":
+        for axis in self.axes:
+            needed = {"init": axis.init or self.init, "posttrain": self.posttrain}
+            for field, value in (needed if axis.of == "encoder" else {"recipe": self.recipe}).items():
+                if value is None:
+                    raise ValueError(f"axis {axis.name!r} of {axis.of}s: give {field}")
+        return self
 
 
 def main(argv: list[str]) -> int:
@@ -105,6 +115,7 @@ def _filled(words: tuple[str, ...], x: float) -> list[str]:
 
 
 def _recipe(study: ScalingConfig, folder: Path, axis: Axis, x: float, seed: int) -> Recipe:
+    assert study.recipe is not None
     changes = [*study.recipe_set, *_filled(axis.set, x), f"seed={seed}", f"name={_name(axis, x)}"]
     return load_config(folder / study.recipe, Recipe, changes)
 
@@ -143,9 +154,14 @@ def _encoders(
 def _point(
     study: ScalingConfig, asked: Asked, dataset: Dataset, ranks: Ranks, axis: Axis, x: float, seed: int, out: Path
 ) -> dict[str, float]:
+    assert study.posttrain is not None
     stage = Stage(config=study.posttrain, set=tuple(_filled(axis.set, x)))
     version = VersionConfig(  # pyright: ignore[reportCallIssue]
-        name="encoder", init=study.init, init_set=tuple(_filled(axis.init_set, x)), stages=(stage,), content="image"
+        name="encoder",
+        init=axis.init or study.init,
+        init_set=tuple(_filled(axis.init_set, x)),
+        stages=(stage,),
+        content="image",
     )
     data = fewer_pairs(dataset, asked.out / "data-pairs" / f"{x:g}-s{seed}", int(x), seed) if axis.pairs else dataset
     maker = Maker(data, out, asked.folder, ranks, study.split, study.queries, asked.out / "cache")

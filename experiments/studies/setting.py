@@ -39,6 +39,7 @@ class StudyConfig(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="heading of the report")
     world: dict[str, Any] = Field(default_factory=dict, description="fields of the simulated market")
+    rich: tuple[str, ...] = Field(("category",), description="columns behind the title in an item's rich text")
 
 
 S = TypeVar("S", bound=StudyConfig)

@@ -1,7 +1,8 @@
 """Encoder versions: vectors of a dataset's items and of its searches, by a recipe that says how they are made.
 
-A version is a checkpoint, an encoder that is not trained, one that is post-trained here, a measurement of the pixels,
-or another version with its vectors shuffled. What was made is kept: OUT/versions/NAME/{vectors.npz, store/, stage-N/}.
+A version is a checkpoint, an encoder that is not trained, one that is pretrained or post-trained here, a measurement of
+the pixels, or another version with its vectors shuffled. What was made is kept: OUT/versions/NAME/{vectors.npz, store/,
+pretrain-sS/, stage-N-sS/}.
 """
 
 import hashlib
@@ -28,6 +29,8 @@ from moon_encoder.items import readable
 from moon_encoder.pairs import CoOccurrence, Pairs, Split, load_pairs
 from moon_encoder.posttrain import posttrain
 from moon_encoder.posttrain_config import Posttrain
+from moon_encoder.pretrain import pretrain
+from moon_encoder.pretrain_config import Pretrain
 from moon_encoder.shown import PLAIN, Shown, Views
 from moon_encoder.valid_search import embed
 from moon_encoder.whiten import whitening
@@ -43,15 +46,16 @@ class Stage(Config):
 
 
 class VersionConfig(Config):
-    """How a version is made; exactly one of grid, init and shuffle."""
+    """How a version is made; exactly one of grid, init, pretrain and shuffle."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     title: str = Field("", description="what it is, in a few words; empty: its name")
     grid: int | None = Field(None, ge=1, le=16, description="mean colours of the picture on so many cells a side")
     init: Path | None = Field(None, description="an encoder's folder, or a YAML of one to build")
     init_set: tuple[str, ...] = Field((), description="changed fields of that YAML, A.B=C")
+    pretrain: Path | None = Field(None, description="a YAML of stage 1: a multimodal LLM, pretrained here")
     shuffle: str | None = Field(None, description="another version, whose vectors change places among the items")
-    stages: tuple[Stage, ...] = Field((), description="post-trainings of init, one after the other")
+    stages: tuple[Stage, ...] = Field((), description="post-trainings of it, one after the other")
     content: Form | None = Field(
         None, description="what is shown of an item; None: title and picture, where it reads both"
     )
@@ -60,13 +64,13 @@ class VersionConfig(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> "VersionConfig":
-        given = [name for name in ("grid", "init", "shuffle") if getattr(self, name) is not None]
+        given = [name for name in ("grid", "init", "pretrain", "shuffle") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"version {self.name!r}: give exactly one of grid, init and shuffle (got {given or 'none'})"
+                f"version {self.name!r}: give exactly one of grid, init, pretrain and shuffle (got {given or 'none'})"
             )
-        if self.stages and self.init is None:
-            raise ValueError(f"version {self.name!r}: stages belong to init")
+        if self.stages and self.init is None and self.pretrain is None:
+            raise ValueError(f"version {self.name!r}: stages belong to init or pretrain")
         return self
 
     @property
@@ -143,12 +147,13 @@ class Maker:
         split: Split,
         limit: int,
         cache: Path | None = None,
+        rich: tuple[str, ...] = ("category",),
     ) -> None:
         """folder: of the versions. base: where relative paths start. split, limit: of the searches. cache: folder for
-        what frozen parts make of pictures (default: in `folder`)."""
+        what frozen parts make of items (default: in `folder`). rich: columns behind the title, those that there are."""
         self.dataset, self.folder, self.base, self.ranks = dataset, folder, base, ranks
         columns = dataset.items().collect_schema().names()
-        rich = ("category",) if "category" in columns else ()
+        rich = tuple(column for column in rich if column in columns)
         self.contents = Contents.of(dataset, Catalogue(rich=rich))  # pyright: ignore[reportCallIssue]
         found = {asked: Searches.of(asked, self.contents, split, limit) for asked in SEARCHES}
         self.searches = {asked: one for asked, one in found.items() if len(one)}
@@ -194,6 +199,8 @@ class Maker:
         """What a version's vectors depend on."""
         facts = [version.model_dump(mode="json"), self.dataset.fingerprint, seed]
         facts += [[asked, len(one), one.pairs.query.tolist()] for asked, one in self.searches.items()]
+        if version.pretrain is not None:
+            facts.append((self.base / version.pretrain).read_text())
         for stage in version.stages:
             facts.append((self.base / stage.config).read_text())
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -245,20 +252,29 @@ class Maker:
         return Vectors(items, has, queries)
 
     def _encoder(self, version: VersionConfig, seed: int) -> Encoder:
-        assert version.init is not None
-        at = self.base / version.init if (self.base / version.init).exists() else version.init
         configs = [load_config(self.base / s.config, Posttrain, [*s.set, f"seed={seed}"]) for s in version.stages]
         rule = configs[0].held_out if configs else HeldOut()  # pyright: ignore[reportCallIssue]
 
         def texts() -> list[str]:
             return self.contents.texts_of(np.flatnonzero(rule.parts(self.dataset.items().collect()) == TRAIN))
 
-        encoder, start = start_from(at, seed, texts, version.init_set)
+        encoder, start = start_from(self._start(version, seed), seed, texts, version.init_set)
         for number, config in enumerate(configs):
             out = self.folder / version.name / f"stage-{number}-s{seed}"
             posttrain(config, self.dataset, encoder, start, out, self.ranks, True, self.cache)
             encoder, start = start_from(out / "encoder", seed, texts)
         return encoder
+
+    def _start(self, version: VersionConfig, seed: int) -> Path:
+        """The encoder's folder or YAML that a version starts from; one that is to be pretrained is made now."""
+        if version.pretrain is None:
+            assert version.init is not None
+            return self.base / version.init if (self.base / version.init).exists() else version.init
+        out = self.folder / version.name / f"pretrain-s{seed}"
+        if not (out / "encoder" / "encoder.json").is_file():
+            config = load_config(self.base / version.pretrain, Pretrain, [f"seed={seed}"])
+            pretrain(config, self.dataset, out, self.ranks, True)
+        return out / "encoder"
 
 
 def _finished(made: Vectors, dim: int | None, whiten: int | None) -> Vectors:

@@ -68,6 +68,26 @@ def test_texts_of_items_are_computed_once_and_are_of_one_form(shop, towers, tmp_
     )
 
 
+def test_whole_texts_of_items_are_computed_once_for_all_runs(shop, towers, tmp_path, monkeypatch):
+    encoder = build_encoder(dual_config(towers)).eval()
+    frozen, made, rows = encoder.frozen_texts, [], np.array([4, 2])
+    monkeypatch.setattr(encoder, "frozen_texts", lambda texts: made.extend(texts) or frozen(texts))
+    views = Views(words=0.9)  # pyright: ignore[reportCallIssue]
+
+    def vectors(cache, view):
+        made.clear()  # with the probe that tells whether the text part is frozen
+        with torch.no_grad():
+            return encoder(Shown(shop, encoder, views, 0, cache).items(rows, "title", view)), made[1:]
+
+    plain, _ = vectors(None, PLAIN)
+    first, of_first = vectors(tmp_path, PLAIN)
+    again, of_again = vectors(tmp_path, PLAIN)
+    torch.testing.assert_close(first, plain, rtol=0, atol=1e-3)
+    assert sorted(of_first) == sorted(shop.titles[rows]) and not of_again and torch.equal(first, again)
+    shortened, of_shortened = vectors(tmp_path, 1)
+    assert of_shortened and not torch.equal(shortened, first)
+
+
 def test_a_picture_that_is_left_out_does_not_change_the_folder(market, towers, tmp_path):
     encoder, shop = build_encoder(dual_config(towers)), Contents.of(Dataset(market), Catalogue())
     before = item_pictures(encoder, shop, tmp_path).folder

@@ -53,7 +53,15 @@ def test_steps_add_up_to_the_whole():
     assert parts["online"]["rows"][-1][-1] == pytest.approx(np.log(0.0735 / 0.07))
     assert "true CTR +5.0%" in section.said[-1] and over_seeds([0.04, 0.05, 0.06])[0] == pytest.approx(0.05)
     assert document("Toy", "", [section]).count('role="img"') == 4
+    assert "content" not in parts
     assert "online" not in data([iterations_section(found | {"online": None})])["iterations"]["parts"]
+    for step, delta in zip(steps, (0.0005, 0.003), strict=True):
+        step["content"] = gain(delta)
+    for test in tests:
+        test["levels"]["cube_shuffled"] = test["levels"]["side"]
+    section = iterations_section(found | {"online": {"days": 1, "tests": tests}})
+    assert [row[2] for row in data([section])["iterations"]["parts"]["content"]["rows"]] == [5e-4, 5e-4, 3e-3, 3e-3]
+    assert "on shuffled vectors: AUC +0.0030" in section.said[1] and "on shuffled vectors: +3.5%" in section.said[-1]
 
 
 def test_cells_that_failed_are_shown():

@@ -55,7 +55,15 @@ def studies(root: Path) -> dict[str, dict]:
         "scaling": {"name": "small", "init": "init.yaml", "posttrain": "posttrain.yaml", "recipe": "plain.yaml"}
         | {"axes": axes, "seeds": [0, 1], "queries": 100},
         "iterations": {"name": "small", "id_only": "plain.yaml"}
-        | {"world": MARKET, "versions": VERSIONS[:2], "steps": steps, "seeds": [0, 1], "draws": 100, "days": 1},
+        | {
+            "world": MARKET,
+            "versions": VERSIONS[:2],
+            "steps": steps,
+            "seeds": [0, 1],
+            "draws": 100,
+            "days": 1,
+            "twins": True,
+        },
     }
 
 

@@ -171,8 +171,8 @@ def test_fewer_pairs_are_drawn_ones_and_the_rest_is_shared(market_root, tmp_path
 @pytest.mark.parametrize(
     ("tree", "told"),
     [
-        ({"name": "a"}, "exactly one of grid, init and shuffle"),
-        ({"name": "a", "grid": 2, "stages": [{"config": "x"}]}, "stages belong to init"),
+        ({"name": "a"}, "exactly one of grid, init, pretrain and shuffle"),
+        ({"name": "a", "grid": 2, "stages": [{"config": "x"}]}, "stages belong to init or pretrain"),
     ],
 )
 def test_a_version_is_made_in_one_way(tree, told):
