@@ -1,11 +1,13 @@
 """Drawing many photos, on all cores where they are many; the result does not depend on the number of cores."""
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 
@@ -32,9 +34,7 @@ class Studio:
         photos = len(items) + market.image_queries * market.sessions_per_day * market.days
         self._stack, self._pool = ExitStack(), None
         if photos >= WORTH_A_POOL and (os.cpu_count() or 1) > 1:
-            pool = ProcessPoolExecutor(
-                mp_context=get_context("spawn"), initializer=_open_world, initargs=(items, market)
-            )
+            pool = ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_hire, initargs=(items, market))
             self._pool = self._stack.enter_context(pool)
 
     def __enter__(self) -> "Studio":
@@ -54,6 +54,14 @@ class Studio:
             return
         while batch := list(islice(jobs, AHEAD)):
             yield from self._pool.map(_draw, batch, chunksize=16)
+
+
+def _hire(items: Items, market: Market) -> None:
+    """Begin as a process of the pool, which ends with its parent, be that by kill -9."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    _open_world(items, market)
 
 
 def _open_world(items: Items, market: Market) -> None:

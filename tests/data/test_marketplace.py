@@ -2,6 +2,9 @@
 
 import colorsys
 import hashlib
+import subprocess
+import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -72,6 +75,34 @@ def test_many_hands_draw_the_same_photos(raw, monkeypatch):
             drawn.append(list(hands.draw(jobs)))
     assert drawn[0] == drawn[1]
     assert drawn[0][1] == open_images({"kind": "tar", "path": str(raw / "photos.tar")}).read("sku-000001.jpg")
+
+
+DRAWING = """
+from itertools import count
+from data.marketplace import studio
+from data.marketplace.catalogue import make_items
+from data.marketplace.config import Market
+if __name__ == "__main__":
+    studio.WORTH_A_POOL, market = 1, Market(items=300, image_size=32)
+    with studio.Studio(make_items(market), market) as hands:
+        for number, _ in enumerate(hands.draw((n % 300, None) for n in count())):
+            if number == 0:
+                print(*hands._pool._processes, flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_no_hand_outlives_a_simulation_that_is_killed(tmp_path):
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    with subprocess.Popen([sys.executable, str(tmp_path / "drawing.py")], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        hands = [Path("/proc") / number for number in process.stdout.readline().decode().split()]
+        assert hands and all(hand.is_dir() for hand in hands)
+        process.kill()
+    end = time.monotonic() + 20
+    while any(hand.is_dir() for hand in hands) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(hand.is_dir() for hand in hands)
 
 
 def test_prepare_reads_it_like_any_log(raw, log, tmp_path):
