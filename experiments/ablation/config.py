@@ -14,6 +14,9 @@ class Mechanism(Config):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     title: str = Field(description="what it is, in a few words, for the table")
+    tuned_as: str | None = Field(
+        None, description="it takes the settings found for this mechanism; None: a search of its own"
+    )
     set: dict[str, Any] = Field(
         default_factory=dict, description="fields of the recipe by dotted path, such as model.content: [...]"
     )
@@ -97,11 +100,22 @@ class Study(Config):
         for name in asked:
             if name not in names:
                 raise ValueError(f"no mechanism {name!r} (there are: {', '.join(names)})")
+        searched = self.searched()
+        for mechanism in self.mechanisms:
+            if mechanism.tuned_as is not None and mechanism.tuned_as not in searched:
+                raise ValueError(
+                    f"mechanisms.{mechanism.name}.tuned_as: no mechanism {mechanism.tuned_as!r} with a search of its "
+                    f"own (there are: {', '.join(searched)})"
+                )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed is given twice")
         if self.tuning and self.tuning.seed in self.seeds:
             raise ValueError(f"tuning.seed {self.tuning.seed} is one of the study's own seeds")
         return self
+
+    def searched(self) -> list[str]:
+        """Mechanisms that are tuned by a search of their own."""
+        return [m.name for m in self.mechanisms if m.tuned_as is None]
 
     def goes_on_from(self, earlier: "Study") -> bool:
         """Whether what was trained for an earlier form of this study is right for this one: base, id_only and tuning

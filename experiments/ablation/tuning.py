@@ -61,11 +61,13 @@ class Tuner:
         if dataset.meta["counts"]["test"]:
             raise InputError(f"{data}: has test rows; tuning must not see them (give a blind view)")
         self.recipes, self.tuning, self.data, self.stores, self.root = recipes, tuning, data, stores, root
-        self.mechanisms = [m.name for m in recipes.study.mechanisms]
+        self.mechanisms = recipes.study.searched()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def run(self, jobs: int, shard: Shard = ALL) -> dict[str, dict[str, Any]]:
-        """Search; -> by mechanism {settings, value, trials}. A failed trial counts as a trial.
+        """Search; -> by mechanism {settings, value, trials}, those of another for one that is `tuned_as` it.
+
+        A failed trial counts as a trial.
 
         A shard searches for every N-th mechanism and reads what the others found.
         Raises InputError where every trial of a mechanism failed, or another shard's are not finished.
@@ -73,7 +75,7 @@ class Tuner:
         mine = [name for place, name in enumerate(self.mechanisms) if shard.mine(place)]
         found = self._run(mine, jobs, ALL)
         found |= self._run([name for name in self.mechanisms if name not in mine], jobs, NOTHING)
-        return {name: found[name] for name in self.mechanisms}
+        return {m.name: found[m.tuned_as or m.name] for m in self.recipes.study.mechanisms}
 
     def _run(self, mechanisms: list[str], jobs: int, shard: Shard) -> dict[str, dict[str, Any]]:
         searches = {name: self._search(name) for name in mechanisms}
@@ -140,7 +142,7 @@ def trial(
 
 def planned(recipes: Recipes, tuning: Tuning, data: Path, stores: dict[str, Path]) -> list[Cell]:
     """All trials, with the recipes' own settings in place of those that the search has not chosen yet."""
-    names = [m.name for m in recipes.study.mechanisms]
+    names = recipes.study.searched()
     return [trial(recipes, tuning, name, k, {}, data, stores) for k in range(tuning.trials) for name in names]
 
 

@@ -10,10 +10,11 @@ from data.dataset import Dataset
 from data.errors import InputError
 from experiments.ablation.cells import Recipes
 from experiments.ablation.config import Choice, Study, Tuning
-from experiments.ablation.tuning import Tuner, blind_view, valid_metric
+from experiments.ablation.tuning import Tuner, blind_view, planned, valid_metric
+from experiments.grid import NOTHING
 from features.encoder import FeatureEncoder
 from ranker.run_folder import RunFolder
-from tests.experiments.ablation.conftest import write_study
+from tests.experiments.ablation.conftest import STUDY, write_study
 
 
 def test_every_mechanism_gets_the_same_trials_and_the_best_on_valid_is_taken(done):
@@ -31,6 +32,22 @@ def test_every_mechanism_gets_the_same_trials_and_the_best_on_valid_is_taken(don
         for k, value in enumerate(values):
             run = RunFolder(out / "tuning" / f"{name}-trial{k}" / "s1000")
             assert json.loads(run.metrics("valid").read_text())["auc"] == value
+
+
+def test_a_mechanism_may_take_the_settings_of_another_and_has_no_trials_then(done, store, tmp_path):
+    _, out = done
+    third = STUDY["mechanisms"][1] | {"name": "again", "tuned_as": "concat"}
+    study = load_config(write_study(tmp_path, mechanisms=[*STUDY["mechanisms"], third]), Study)
+    assert study.tuning
+    recipes, stores, blind = Recipes(study, tmp_path), {"image": store}, out / "dataset-without-test"
+    found = Tuner(recipes, study.tuning, blind, stores, out / "tuning").run(0, NOTHING)
+    assert list(found) == ["din", "concat", "again"] and found["again"] == found["concat"]
+    assert len(planned(recipes, study.tuning, blind, stores)) == 4
+    for other in ("again", "nothing"):
+        with pytest.raises(
+            InputError, match=f"no mechanism '{other}' with a search of its own .there are: din, concat"
+        ):
+            load_config(write_study(tmp_path, mechanisms=[*STUDY["mechanisms"], third | {"tuned_as": other}]), Study)
 
 
 def test_no_test_figure_exists_for_the_tuner(done, small):
