@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from data.errors import InputError
 from data.files import write_json
 from ranker import metrics
 from ranker.run_folder import RunFolder
-from ranker.significance import Difference, bootstrap_auc, bootstrap_gauc, delong, paired_t
+from ranker.significance import Resampled, bootstrap, delong, paired_t, resampled_auc, resampled_gauc
 from ranker.slices import slices
 
 KEYS = ("row", "user", "item", "label")
 SHOWN = ("auc", "gauc", "logloss", "pcoc")
 FIGURES = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
+RESAMPLED = {"auc": resampled_auc, "gauc": resampled_gauc}
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,36 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that runs share. label, user: (n,). masks: the slices by name, (n,) bool each."""
+    """The rows that runs share. label, user: (n,). masks: the slices by name, (n,) bool each.
+
+    Keeps what it resampled: a recipe is held against several others.
+    """
 
     label: np.ndarray
     user: np.ndarray
     masks: dict[str, np.ndarray]
+    _kept: dict[Any, Resampled] = field(default_factory=dict, repr=False, compare=False)
+
+    def resampled(self, metric: str, recipe: Repeated, where: str | None, drawn: "Drawn") -> Resampled:
+        """AUC or GAUC of the mean scores over some seeds, on all rows (None) or a slice, over draws of users.
+
+        Raises InputError where the metric is not defined.
+        """
+        key = metric, recipe.name, where, drawn
+        if key not in self._kept:
+            of = slice(None) if where is None else self.masks[where]
+            score = recipe.mean(drawn.seeds)[of]
+            self._kept[key] = RESAMPLED[metric](self.label[of], score, self.user[of], drawn.draws, drawn.seed)
+        return self._kept[key]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is resampled: the seeds that are averaged, the number of draws, the seed of the draws."""
+
+    seeds: tuple[int, ...]
+    draws: int
+    seed: int
 
 
 def main(argv: list[str]) -> int:
@@ -108,16 +134,20 @@ def difference(
     paired t-test of single runs over those seeds. `facts`: `spread` of each, by name.
     """
     seeds = [s for s in a.scores if s in b.scores]
-    x, y = a.mean(seeds or list(a.scores)), b.mean(seeds or list(b.scores))
-    label, user = rows.label, rows.user
+    drawn = [Drawn(tuple(seeds or r.scores), draws, seed) for r in (a, b)]
+
+    def test(metric: str, where: str | None) -> dict[str, Any]:
+        return bootstrap(*(rows.resampled(metric, r, where, d) for r, d in zip((a, b), drawn, strict=True))).as_dict()
 
     def single_runs(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         return _over_seeds(x, y, list(a.scores), list(b.scores), seeds)
 
-    found: dict[str, Any] = {"against": a.name, "rows": _on_rows(label, x, y, user, draws, seed), "slices": {}}
+    x, y = (r.mean(d.seeds) for r, d in zip((a, b), drawn, strict=True))
+    on_rows = {"auc": delong(rows.label, x, y).as_dict(), "auc_by_user": test("auc", None), "gauc": test("gauc", None)}
+    found: dict[str, Any] = {"against": a.name, "rows": on_rows, "slices": {}}
     found["seeds"] = single_runs(facts[a.name], facts[b.name])
-    for name, m in rows.masks.items():
-        part = _on_slice(label[m], x[m], y[m], user[m], draws, seed)
+    for name in rows.masks:
+        part = _on_slice(rows, name, test)
         part["seeds"] = single_runs(facts[a.name]["slices"][name], facts[b.name]["slices"][name])
         found["slices"][name] = part
     return found
@@ -174,26 +204,13 @@ def _slice_spread(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return facts
 
 
-def _on_rows(
-    label: np.ndarray, a: np.ndarray, b: np.ndarray, user: np.ndarray, draws: int, seed: int
-) -> dict[str, Any]:
-    return {
-        "auc": delong(label, a, b).as_dict(),
-        "auc_by_user": bootstrap_auc(label, a, b, user, draws, seed).as_dict(),
-        "gauc": bootstrap_gauc(label, a, b, user, draws, seed).as_dict(),
-    }
-
-
-def _on_slice(
-    label: np.ndarray, a: np.ndarray, b: np.ndarray, user: np.ndarray, draws: int, seed: int
-) -> dict[str, Any]:
-    tests: dict[str, Callable[..., Difference]] = {"auc": bootstrap_auc, "gauc": bootstrap_gauc}
-    facts: dict[str, Any] = {"rows": len(label)}
-    for name, test in tests.items():
+def _on_slice(rows: Rows, name: str, test: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"rows": int(rows.masks[name].sum())}
+    for metric in RESAMPLED:
         try:
-            facts[name] = test(label, a, b, user, draws, seed).as_dict()
+            facts[metric] = test(metric, name)
         except InputError as reason:
-            facts[name] = {"reason": str(reason)}
+            facts[metric] = {"reason": str(reason)}
     return facts
 
 

@@ -67,6 +67,14 @@ def _normal(delta: float, error: float, method: str) -> Difference:
     return Difference(delta, delta - reach, delta + reach, float(2 * stats.norm.sf(abs(delta) / error)), method)
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """A metric of one score column, on the rows as they are and on every draw of users (draws,); NaN: undefined."""
+
+    value: float
+    draws: np.ndarray
+
+
 def bootstrap_gauc(
     label: np.ndarray, score_a: np.ndarray, score_b: np.ndarray, user: np.ndarray, draws: int = 1000, seed: int = 0
 ) -> Difference:
@@ -74,33 +82,53 @@ def bootstrap_gauc(
 
     Raises InputError if no user has both classes.
     """
-    _, rows, auc_a = group_aucs(label, score_a, user)
-    _, _, auc_b = group_aucs(label, score_b, user)
-    both = np.isfinite(auc_a)
-    if not both.any():
-        raise InputError("GAUC needs a user with both classes; no user has them")
-    rows, gain = rows[both].astype(np.float64), (auc_b - auc_a)[both]
-    deltas = [float((w * rows) @ gain / (w @ rows)) for w in _user_weights(len(rows), draws, seed)]
-    return _percentiles(float(rows @ gain / rows.sum()), np.array(deltas))
+    a, b = (resampled_gauc(label, score, user, draws, seed) for score in (score_a, score_b))
+    return bootstrap(a, b)
 
 
 def bootstrap_auc(
     label: np.ndarray, score_a: np.ndarray, score_b: np.ndarray, user: np.ndarray, draws: int = 1000, seed: int = 0
 ) -> Difference:
-    """AUC difference; users are drawn with replacement. Each score column is sorted once; a draw costs O(n).
+    """AUC difference; users are drawn with replacement.
 
     Raises InputError for bad scores or one class only.
     """
-    check(label, score_a, score_b, user)
-    check(label, score_b)
+    a, b = (resampled_auc(label, score, user, draws, seed) for score in (score_a, score_b))
+    return bootstrap(a, b)
+
+
+def bootstrap(a: Resampled, b: Resampled) -> Difference:
+    """b minus a, both of the same rows and draws."""
+    deltas = b.draws - a.draws
+    return _percentiles(b.value - a.value, deltas[np.isfinite(deltas)])
+
+
+def resampled_gauc(
+    label: np.ndarray, score: np.ndarray, user: np.ndarray, draws: int = 1000, seed: int = 0
+) -> Resampled:
+    """GAUC of a score column. Raises InputError if no user has both classes."""
+    _, rows, auc = group_aucs(label, score, user)
+    both = np.isfinite(auc)
+    if not both.any():
+        raise InputError("GAUC needs a user with both classes; no user has them")
+    rows, auc = rows[both].astype(np.float64), auc[both]
+    found = [float((w * rows) @ auc / (w @ rows)) for w in _user_weights(len(rows), draws, seed)]
+    return Resampled(float(rows @ auc / rows.sum()), np.array(found))
+
+
+def resampled_auc(
+    label: np.ndarray, score: np.ndarray, user: np.ndarray, draws: int = 1000, seed: int = 0
+) -> Resampled:
+    """AUC of a score column, which is sorted once; a draw costs O(n).
+
+    Raises InputError for bad scores or one class only.
+    """
+    check(label, score, user)
     if label.all() or not label.any():
         raise InputError(f"AUC needs both classes; all {len(label)} labels are {int(label[0])}")
     _, index = np.unique(user, return_inverse=True)
-    models = [_WeightedAuc(label, score, index) for score in (score_a, score_b)]
-    users = int(index.max()) + 1
-    a, b = (model(np.ones(users)) for model in models)
-    deltas = np.array([models[1](w) - models[0](w) for w in _user_weights(users, draws, seed)])
-    return _percentiles(b - a, deltas[np.isfinite(deltas)])
+    auc, users = _WeightedAuc(label, score, index), int(index.max()) + 1
+    return Resampled(auc(np.ones(users)), np.array([auc(w) for w in _user_weights(users, draws, seed)]))
 
 
 class _WeightedAuc:
