@@ -48,7 +48,8 @@ def take_over(
 ) -> None:
     """Fill model and optimizer from the best checkpoint of `previous`, every row at its value's new place.
 
-    One table at a time is held whole on each rank. Raises InputError if there is no such checkpoint.
+    One table at a time is held whole on each rank; each reads for itself, for they hold states of different tables.
+    Raises InputError if there is no such checkpoint.
     """
     folder = previous.checkpoints / WHICH
     if not folder.exists():
@@ -71,7 +72,7 @@ def take_over(
         elif table is not None:  # trained vectors of a store that has got more rows
             rows = np.arange(value.size(0))
             _move(folder, name, then, value, np.where(rows < then.size[0], rows, -1))
-    dcp.load(same, checkpoint_id=folder)
+    dcp.load(same, checkpoint_id=folder, no_dist=True)
     model.load_state_dict(OrderedDict(model.state_dict() | state["model"]))
     optimizer.load_state_dict(state["optimizer"])
 
@@ -85,7 +86,7 @@ def _table(name: str) -> str | None:
 def _move(folder: Any, name: str, then: TensorStorageMetadata, value: Any, source: np.ndarray) -> None:
     """Fill a table's entry: row i from the row source[i] of the stored one, where that is not negative."""
     old = {name: torch.zeros(then.size, dtype=then.properties.dtype)}
-    dcp.load(old, checkpoint_id=folder)
+    dcp.load(old, checkpoint_id=folder, no_dist=True)
     with torch.no_grad():
         for part in local_parts(value):
             rows = torch.from_numpy(source[part.row : part.row + part.values.size(0)])

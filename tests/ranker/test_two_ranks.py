@@ -23,6 +23,11 @@ def test_a_version_published_between_the_looks_of_two_ranks_is_read_by_both_or_n
     assert len(found["losses"]) == 28
 
 
+def test_two_ranks_start_from_an_earlier_run(runs):
+    """Each reads the tables that it holds: some are on one of them alone."""
+    assert runs["taken over"] == pytest.approx(runs["best"], abs=1e-6) and len(set(runs["best"])) > 50
+
+
 @pytest.mark.parametrize("name", [name for name, (_, rank) in RUNS.items() if rank is not None])
 def test_ranks_stop_after_the_same_step_and_go_on_as_if_undisturbed(name, runs):
     """SIGTERM to one rank after the agreement of its step; also where the steps overlap."""

@@ -2,8 +2,9 @@
 
 A run follows its store. The second rank publishes a version just after the first one has looked for the newest: at the
 start, and after the first evaluation. The same run is made once undisturbed; once stopped by a SIGTERM to the second
-rank, just after both agreed to go on, and resumed; once with overlapping steps, stopped by one to the first rank.
-OUT/ranks.json: of each run the losses, scores, moves and the step it was stopped at; `read`: the versions by rank.
+rank, just after both agreed to go on, and resumed; once with overlapping steps, stopped by one to the first rank. At
+last a model starts from the undisturbed one. OUT/ranks.json: of each run the losses, scores, moves and the step it was
+stopped at; `read`: the versions by rank; scores of the best checkpoint, and of the model that starts from it.
 """
 
 import json
@@ -27,9 +28,13 @@ from data.config import parse_config
 from data.dataset import Dataset
 from features.ranks import Ranks
 from features.store_writer import StoreWriter
+from ranker.build import run_sources
 from ranker.config import Recipe
+from ranker.end_to_end import ItemEncoders
+from ranker.evaluate import predictions
+from ranker.incremental import take_over
 from ranker.run_folder import RunFolder
-from ranker.train import Interrupted, train
+from ranker.train import Interrupted, Trainer, train
 from ranker.train_log import TrainLog
 from tests.ranker.conftest import TINY
 from tests.ranker.many_ranks import SHARDINGS, on_ranks
@@ -128,8 +133,26 @@ def one_run(name: str, data: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def taken_over(data: Path, out: Path, ranks: Ranks) -> list[float]:
+    """Scores of the valid rows by a model that starts from the undisturbed run's."""
+    previous, made, dataset = RunFolder(out / "undisturbed"), recipe(False), Dataset(data)
+    sources = run_sources(previous, made.features, dataset, {})
+    encoders = ItemEncoders({}, sources, ranks)
+    later = Trainer(made, dataset, sources, RunFolder(out / "later"), ranks, encoders, previous)
+    later.optimizers.allocate()
+    take_over(previous, later.encoder, later.model, later.optimizers.all)
+    return predictions(later.model, later.samples, "valid", ranks)["score"].to_list()
+
+
+def run(data: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
+    """All cases."""
+    found: dict[str, Any] = {name: one_run(name, data, out, ranks) for name in RUNS}
+    best = pl.read_parquet(out / "undisturbed" / "predictions-valid.parquet")["score"].to_list()
+    return found | {"best": best, "taken over": taken_over(data, out, ranks)}
+
+
 def main(data: Path, out: Path) -> None:
-    on_ranks(2, lambda ranks: {name: one_run(name, data, out, ranks) for name in RUNS}, out / "ranks.json")
+    on_ranks(2, lambda ranks: run(data, out, ranks), out / "ranks.json")
 
 
 if __name__ == "__main__":
