@@ -18,7 +18,7 @@ from data.host import keep_freed_memory
 from experiments.benches import figures
 from features.encoder import FeatureEncoder
 from features.loader import Loader
-from features.ranks import process_group
+from features.ranks import average_gradients, process_group
 from features.samples import SampleEncoder
 from features.vector_source import named_folders, open_sources
 from ranker.config import Recipe
@@ -97,6 +97,7 @@ def _steps(trainer: Trainer, steps: int) -> dict[str, Any]:
         with clock.part("backward, tables' optimizers"):
             loss.backward()
         with clock.part("dense optimizer"):
+            average_gradients(trainer.optimizers.averaged, trainer.ranks)
             trainer.optimizers.step()
         rows += len(batch)
     total = time.perf_counter() - started

@@ -45,14 +45,15 @@ def made(data: Path, out: Path, ranks: Ranks, optimizers: dict[str, Any]) -> Tra
 
 
 def run(data: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
-    """Plain SGD for the comparison with one rank; then with state, saved and resumed."""
+    """Plain SGD for the comparison with one rank; then with state, saved in a thread and resumed."""
     first = made(data, out / "sgd", ranks, SGD)
     plan = {t: s.sharding_type for part in first.plan.plan.values() for t, s in part.items()}  # pyright: ignore
     found = {"model": type(first.model).__name__, "plan": plan, "losses": steps(first, 30)}
-    saved = made(data, out / "saved", ranks, {})
+    saved = made(data, out / "saved", ranks, {"async_checkpoints": True})
     steps(saved, 6)
     saved._save()
     found |= {"scores": scores(saved, ranks), "next": steps(saved, 6)}
+    saved.checkpoints.wait()
     again = made(data, out / "saved", ranks, {})
     again.resume()
     return found | {"again": steps(again, 6)}
