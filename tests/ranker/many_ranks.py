@@ -19,7 +19,7 @@ from data.local_ranks import free_port
 from features.ranks import Ranks, process_group
 from ranker.config import Recipe
 from ranker.end_to_end import ItemEncoders
-from ranker.evaluate import predictions
+from ranker.evaluate import predictions, valid_figures
 from ranker.run_folder import RunFolder
 from ranker.train import Trainer
 from tests.ranker.conftest import TINY
@@ -82,6 +82,7 @@ def run(data: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         plan = {t: s.sharding_type for part in made.plan.plan.values() for t, s in part.items()}  # pyright: ignore
         shards = {t: len(s.ranks) for part in made.plan.plan.values() for t, s in part.items()}  # pyright: ignore
         found[name] = {"losses": steps(made, STEPS), "scores": scores(made, ranks), "plan": plan, "shards": shards}
+        found[name]["figures"] = valid_figures(made.model, made.samples, ranks)
     made = trainer(recipe(SHARDINGS["mixed"], world, {}), data, out / f"saved-{world}", ranks)
     steps(made, 10)
     made._save()

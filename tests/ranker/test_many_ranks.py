@@ -30,7 +30,7 @@ def run_ranks(words: list[str], data: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("sharding", SHARDINGS)
 @pytest.mark.parametrize("world", ["2", "4"])
-def test_losses_and_scores_are_those_of_one_rank_on_the_union_batch(world, sharding, worlds):
+def test_losses_scores_and_figures_are_those_of_one_rank_on_the_union_batch(world, sharding, worlds):
     """SGD, whose steps do not blow rounding up as the first ones of Adam and Adagrad do (+-lr whatever the gradient).
 
     The last batch of each epoch has fewer rows than ranks.
@@ -39,6 +39,7 @@ def test_losses_and_scores_are_those_of_one_rank_on_the_union_batch(world, shard
     assert len(found["losses"]) == STEPS
     assert np.abs(np.array(found["losses"]) - one["losses"]).max() < 1e-5
     assert np.abs(np.array(found["scores"]) - one["scores"]).max() < 1e-5 < 0.02 < np.std(one["scores"])
+    assert found["figures"] == pytest.approx(one["figures"], abs=1e-5)
     if sharding in ("row_wise", "column_wise"):
         expected = 2 if sharding == "column_wise" else int(world)
         assert set(found["plan"].values()) == {sharding} and set(found["shards"].values()) == {expected}
