@@ -14,6 +14,22 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 @dataclass
+class Shared:
+    """How samples share histories, as rectangles: H histories, each of C samples and L behaviours at most.
+
+    Attributes:
+        samples: (H, C) int64, the samples of each history. place: (B,) int64, where in it each sample is.
+        behaviours: (H, L) int64, of its first sample, among N. pair: (N,) int64, where in (H, C, L) each behaviour is.
+        What is beyond a history's own size names any row and is not to be looked at.
+    """
+
+    samples: Tensor
+    place: Tensor
+    behaviours: Tensor
+    pair: Tensor
+
+
+@dataclass
 class SequenceBatch:
     """Behaviours of one sequence for B samples, oldest first.
 
@@ -22,6 +38,7 @@ class SequenceBatch:
         item: (N,) int64, index into the batch's U items.
         side: (N,) int64, index into the sequence's S distinct side combinations; None without side features.
         numbers: by column, (N,) float32 numbers of the behaviours.
+        shared: given to exported programs only (ranker.rectangles).
     """
 
     lengths: Tensor
@@ -29,6 +46,7 @@ class SequenceBatch:
     item: Tensor
     side: Tensor | None = None
     numbers: dict[str, Tensor] = field(default_factory=dict)
+    shared: Shared | None = None
 
     def take(self, kept: Tensor) -> "SequenceBatch":
         """The behaviours `kept` (K,), ascending indices, of the same samples."""
@@ -67,6 +85,7 @@ class Batch:
         vectors: by name, (U,) int64 rows in the table of item vectors (of vectors of queries (Q,)); 0 where there is
             no vector.
         queries: the searches, if they are read; their look-up holds Q bags.
+        context: (B,) int64, ascending: samples of one number have one history; None: each has its own.
     """
 
     row: Tensor
@@ -79,6 +98,7 @@ class Batch:
     sequences: dict[str, SequenceBatch]
     vectors: dict[str, Tensor] = field(default_factory=dict)
     queries: QueryBatch | None = None
+    context: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)

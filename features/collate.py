@@ -107,6 +107,7 @@ class Collator:
             sequences=sequences,
             vectors={name: _tensor(rows) for name, rows in vectors.items()},
             queries=queries,
+            context=None if context is None else _tensor(context),
         )
 
     def _searches(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import torch
 
 from data.errors import InputError
 
@@ -77,7 +78,7 @@ class Version:
         safe = np.where(known, rows, 0)
         mask = known & self.present[safe] if len(self.present) else known
         width = dim or self.meta["dim"]
-        found = self.codes[rows[mask], :width].astype(np.float32)
+        found = torch.from_numpy(self.codes[rows[mask], :width]).float().numpy()  # numpy takes ten times as long
         found *= self.scale[rows[mask], None]
         if dim is not None:
             found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)

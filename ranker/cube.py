@@ -10,9 +10,9 @@ from features.batch import SequenceBatch
 from features.spec import SEARCHES
 from ranker.content_config import Cube
 from ranker.item_vectors import Content
-from ranker.jagged import gathered_sum, segment_top
 from ranker.kernels.content_interest import ContentInterest, Jagged, VectorTable, content_interest
 from ranker.mechanism import Evidence
+from ranker.over_history import largest, sums
 from ranker.similarity import Cosines
 from ranker.similarity_weights import similarity_weights
 from ranker.simtier import SimTier
@@ -52,7 +52,7 @@ class CubeOverSequence(nn.Module):
         for number in range(self.groups):
             own = found if group is None else Cosines(found.values, found.known & (group == number))
             weights = self.weights(own, s)
-            parts += [behaviours.sums(weights), gathered_sum(content.items_UM, s.item, s.lengths, weights)]
+            parts.append(sums([*behaviours.tables, (content.items_UM, s.item)], s, weights))
             if self.top:
                 largest.append(top_similarities(own, s, self.top))
         if self.simtier is not None:
@@ -138,5 +138,5 @@ def one_pass(vectors: Tensor) -> bool:
 def top_similarities(found: Cosines, s: SequenceBatch, k: int) -> Tensor:
     """The k largest similarities of each sample, (B, k); -1 where fewer behaviours can be compared."""
     values = torch.where(found.known, found.values, -2.0)
-    top = segment_top(values, s.row, s.lengths, k, -2.0)
+    top = largest(values, s, k, -2.0)
     return torch.where(top == -2.0, -1.0, top)

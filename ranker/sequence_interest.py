@@ -1,5 +1,7 @@
 """The interest of one sequence: search, similarity as side information, and the attention over what was found."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,8 @@ class SequenceInterest(nn.Module):
         b = evidence.behaviours[self.name]
         if self.tiers is not None and self.config.similarity_side is not None:
             found = evidence.cosines(self.config.similarity_side.vectors, self.name)
-            b = Behaviours(b.sequence, b.items_UD, (*b.sides, Side(self.tiers, tiers(found))), b.query_BD)
+            s = replace(b.sequence, shared=None)  # this side depends on the target
+            b = Behaviours(s, b.items_UD, (*b.sides, Side(self.tiers, tiers(found))), b.query_BD)
         if self.config.similarity_attention is None:
             return self.attention(b)
         found = evidence.cosines(self.config.similarity_attention, self.name)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from features.batch import SequenceBatch
+from features.batch import SequenceBatch, Shared
 from ranker.item_vectors import Content
 from ranker.jagged import gathered_sum
+from ranker.over_history import of_behaviours, of_pairs, of_samples
 
+ABSENT = -4.0  # far from any cosine
 CHUNK = 8192  # pairs gathered at a time where there is no fused kernel
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
 
@@ -31,6 +33,8 @@ def cosines(sequence: SequenceBatch, content: Content, against: Content) -> Cosi
 
     The dot products are divided by the lengths afterwards: a number a pair, and no copies of the vectors.
     """
+    if sequence.shared is not None:
+        return _shared_cosines(sequence.item, sequence.shared, content, against)
     item, row = sequence.item, sequence.row
     values = pair_dots(content.items_UM, against.target_BM, sequence)
     values = values * content.inverse_length_U.index_select(0, item)
@@ -39,8 +43,26 @@ def cosines(sequence: SequenceBatch, content: Content, against: Content) -> Cosi
     return Cosines(torch.where(known, values, 0), known)
 
 
+def _shared_cosines(item: Tensor, shared: Shared, content: Content, against: Content) -> Cosines:
+    """The same where samples share histories: one product. Two more columns of it tell where a vector is missing: there
+    the dot product is ABSENT or less. Masks would do it as well, but are slow to gather by pairs."""
+    absent_U, absent_B = ((~present).to(content.items_UM.dtype).unsqueeze(1) * ABSENT
+                          for present in (content.present_U, against.target_present_B))  # fmt: skip
+    tables = [content.unit_items_UM, absent_U, torch.ones_like(absent_U)]
+    behaviours = of_behaviours([(table, item) for table in tables], shared)
+    columns = [against.unit_target_BM, torch.ones_like(absent_B), absent_B]
+    targets = torch.cat([of_samples(rows, shared) for rows in columns], 2)
+    found = of_pairs(torch.bmm(targets, behaviours.transpose(1, 2)), shared)
+    known = found > ABSENT / 2
+    return Cosines(torch.where(known, found, 0), known)
+
+
 def pair_dots(items_UM: Tensor, query_BM: Tensor, sequence: SequenceBatch) -> Tensor:
     """`items[item[n]] . query[row[n]]` of every behaviour n, (N,)."""
+    if sequence.shared is not None:
+        queries = of_samples(query_BM, sequence.shared)
+        items = of_behaviours([(items_UM, sequence.item)], sequence.shared)
+        return of_pairs(torch.bmm(queries, items.transpose(1, 2)), sequence.shared)
     if torch.compiler.is_exporting():
         return (items_UM.index_select(0, sequence.item) * query_BM.index_select(0, sequence.row)).sum(1)
     return _PairDots.apply(items_UM, query_BM, sequence.item, sequence.row, sequence.lengths)  # pyright: ignore

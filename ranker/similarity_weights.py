@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from features.batch import SequenceBatch
-from ranker.jagged import masked_segment_softmax
+from ranker.over_history import masked_softmax
 from ranker.similarity import Cosines
 
 
@@ -20,7 +20,7 @@ class SoftmaxWeights(nn.Module):
     def forward(self, found: Cosines, sequence: SequenceBatch) -> Tensor:
         """-> (N,), summing to 1 a sample; all 0 where nothing can be compared."""
         scores = found.values * torch.exp(-self.log_temperature)
-        return masked_segment_softmax(scores, found.known, sequence.row, sequence.lengths)
+        return masked_softmax(scores, found.known, sequence)
 
 
 class SigmoidWeights(nn.Module):

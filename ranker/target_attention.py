@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from features.batch import SequenceBatch
+from features.batch import SequenceBatch, Shared
 from ranker.activations import activation
 from ranker.config import SequenceModel
-from ranker.jagged import gather, gathered_sum, segment_softmax
+from ranker.jagged import gather
 from ranker.kernels.hidden_scores import hidden_scores
+from ranker.over_history import Table, of_behaviours, of_pairs, of_samples, softmax, sums
 
 
 class Side(NamedTuple):
@@ -35,12 +36,14 @@ class Behaviours:
     sides: tuple[Side, ...]
     query_BD: Tensor
 
+    @property
+    def tables(self) -> list[Table]:
+        """Where the behaviours' embeddings are, D + E wide together."""
+        return [(self.items_UD, self.sequence.item), *self.sides]
+
     def sums(self, weights: Tensor | None = None) -> Tensor:
         """Weighted sum (B, D + E) of the behaviours' embeddings; E is the width of all sides."""
-        s = self.sequence
-        sums = [gathered_sum(self.items_UD, s.item, s.lengths, weights)]
-        sums += [gathered_sum(side.rows_SE, side.index, s.lengths, weights) for side in self.sides]
-        return torch.cat(sums, 1)
+        return sums(self.tables, self.sequence, weights)
 
     def take(self, kept: Tensor) -> "Behaviours":
         """Only the behaviours `kept` (K,), ascending indices."""
@@ -84,7 +87,8 @@ class DIN(nn.Module):
     interest is the plain weighted sum, as in the paper; with softmax weights sum to one over the history.
 
     The first layer is linear in its input, so it is split, `(Wq + Wd) q + (Wk - Wd) k + Wp (q * k) + Ws s + b`: the
-    first term is computed per sample, the second per distinct item, the last per distinct side combination.
+    first term is computed per sample, the second per distinct item, the last per distinct side combination; where
+    samples share histories the terms of k and s once a history.
     With a similarity to the target given, SA-TA fuses it into the scores.
     """
 
@@ -103,35 +107,54 @@ class DIN(nn.Module):
         return b.sums(self.weights(b, similarity))
 
     def weights(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
-        """Attention weight (N,) of every behaviour."""
+        """Attention weight (N,) of every behaviour; as ranker.over_history.softmax gives it."""
         s, first = b.sequence, self.layers[0]
         assert isinstance(first, nn.Linear)
         w_q, w_k, w_d, w_p, w_s = first.weight.split([self.item_dim] * 4 + [self.width - self.item_dim], 1)
-        terms = [(b.items_UD @ (w_k - w_d).t(), s.item)]
-        terms.append((torch.addmm(first.bias, b.query_BD, (w_q + w_d).t()), s.row))
-        widths = [side.rows_SE.size(1) for side in b.sides]
-        for side, w in zip(b.sides, w_s.split(widths, 1) if widths else (), strict=True):  # an exported split has parts
-            terms.append((side.rows_SE @ w.t(), side.index))
-        if self._in_blocks(b.query_BD):
-            out = self.output
-            scores = hidden_scores(b.query_BD, b.items_UD, s.row, s.item, w_p, out.weight.squeeze(0), out.bias, terms)
+        of_query = torch.addmm(first.bias, b.query_BD, (w_q + w_d).t())
+        if s.shared is not None:
+            hidden = self._behind(_all_pairs(b, s.shared, w_p, torch.cat([w_k - w_d, w_s], 1), of_query))
+            totals = (hidden * self.output.weight.squeeze(0)).sum(-1)  # compiled with the activation before it
+            scores = of_pairs(totals, s.shared) + self.output.bias
         else:
-            hidden = (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
-            for rows, index in terms:
-                hidden = hidden + gather(rows, index)  # in place, a package with packed weights gives other scores
-            hidden = self.activations[0](hidden)
-            for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
-                hidden = act(layer(hidden))
-            scores = self.output(hidden).squeeze(1)
+            terms = [(b.items_UD @ (w_k - w_d).t(), s.item), (of_query, s.row)]
+            widths = [side.rows_SE.size(1) for side in b.sides]
+            for side, w in zip(b.sides, w_s.split(widths, 1) if widths else (), strict=True):
+                terms.append((side.rows_SE @ w.t(), side.index))
+            if self._in_blocks(b.query_BD):
+                w, bias = self.output.weight.squeeze(0), self.output.bias
+                scores = hidden_scores(b.query_BD, b.items_UD, s.row, s.item, w_p, w, bias, terms)
+            else:
+                hidden = (gather(b.query_BD, s.row) * gather(b.items_UD, s.item)) @ w_p.t()
+                for rows, index in terms:
+                    hidden = hidden + gather(rows, index)  # in place, a package with packed weights gives other scores
+                scores = self.output(self._behind(hidden)).squeeze(1)
         if self.fusion is not None and similarity is not None:
             scores = self.fusion(scores, similarity)
-        return segment_softmax(scores, s.row, s.lengths) if self.softmax else scores
+        return softmax(scores, s) if self.softmax else scores
+
+    def _behind(self, hidden: Tensor) -> Tensor:
+        """The first layer before its activation (..., hidden) -> the last one behind it."""
+        hidden = self.activations[0](hidden)
+        for layer, act in zip(self.layers[1:], self.activations[1:], strict=True):
+            hidden = act(layer(hidden))
+        return hidden
 
     def _in_blocks(self, query_BD: Tensor) -> bool:
         """Whether the scores are computed in blocks: on a CPU, in full precision, with one layer of ReLU."""
         plain = len(self.layers) == 1 and isinstance(self.activations[0], nn.ReLU)
         eager = not torch.compiler.is_exporting() and not torch.is_autocast_enabled("cpu")
         return plain and eager and query_BD.device.type == "cpu" and query_BD.dtype in (torch.float32, torch.float64)
+
+
+def _all_pairs(b: Behaviours, shared: Shared, product_HD: Tensor, history: Tensor, of_query_BH: Tensor) -> Tensor:
+    """DIN's first layer before its activation at all places of shared histories, (H, C, L, hidden): what depends on the
+    history alone, `history (hidden, D + E) @ [k, s]`, is computed once for all its samples."""
+    embedded, width = of_behaviours(b.tables, shared), product_HD.size(0)
+    products = of_samples(b.query_BD, shared).unsqueeze(2) * embedded[:, :, : product_HD.size(1)].unsqueeze(1)
+    hidden = (products.flatten(0, 2) @ product_HD.t()).view(*products.shape[:3], width)
+    once = (embedded.flatten(0, 1) @ history.t()).view(*embedded.shape[:2], width)
+    return hidden + of_samples(of_query_BH, shared).unsqueeze(2) + once.unsqueeze(1)
 
 
 class MultiHeadTargetAttention(nn.Module):
@@ -164,8 +187,8 @@ class MultiHeadTargetAttention(nn.Module):
         for head in range(self.heads):
             columns = slice(head * self.head_dim, (head + 1) * self.head_dim)
             weight = weights[:, head].contiguous()
-            sums = [gathered_sum(v[:, columns].contiguous(), index, s.lengths, weight) for v, index in values]
-            parts.append(torch.stack(sums).sum(0))
+            found = [sums([(v[:, columns].contiguous(), index)], s, weight) for v, index in values]
+            parts.append(torch.stack(found).sum(0))
         return torch.cat(parts, 1)
 
     def weights(self, b: Behaviours, similarity: Tensor | None = None) -> Tensor:
@@ -180,7 +203,7 @@ class MultiHeadTargetAttention(nn.Module):
         scores = (query * key).unflatten(1, (self.heads, self.head_dim)).sum(2) / self.head_dim**0.5
         if self.fusion is not None and similarity is not None:
             scores = self.fusion(scores, similarity)
-        return segment_softmax(scores, s.row, s.lengths)
+        return softmax(scores, s)
 
 
 def sequence_module(item_dim: int, side_dim: int, config: SequenceModel) -> nn.Module:

@@ -6,10 +6,11 @@ from torch.export import Dim, ExportedProgram
 
 from features.batch import Batch
 from ranker.model import Ranker
-from ranker.serving.dense_inputs import nested_inputs
+from ranker.serving.dense_inputs import nested_inputs, with_shared
 
 SMALLEST = 2
-SEQUENCES, LENGTHS, MANY = "sequences.", ".lengths", 1 << 15
+MANY = 1 << 15
+SEQUENCES, OF_SAMPLES, RECTANGLES = "sequences.", (".lengths", ".place"), (".samples", ".behaviours")
 
 
 class DensePart(nn.Module):
@@ -18,7 +19,7 @@ class DensePart(nn.Module):
     def __init__(self, ranker: Ranker, like: Batch, dtype: torch.dtype = torch.float32) -> None:
         """`ranker`: loses its tables here. `like`: a batch of its structure. `dtype`: of weights and arithmetic."""
         super().__init__()
-        self.dtype, self.like = dtype, like
+        self.dtype, self.like = dtype, with_shared(like)
         ranker.tables = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         ranker.vectors.collections = nn.ModuleDict()
         self.ranker = ranker.eval().to(dtype).requires_grad_(False)
@@ -36,15 +37,20 @@ def exported(part: DensePart, inputs: dict[str, Tensor]) -> ExportedProgram:
     are traced, never values). The program has no case for small sizes: the parity test runs it on them. Behaviours are
     traced with MANY: a sort of fewer is compiled with 16-bit indices and then refuses more.
     """
-    example = {name: _grown(tensor, _least(name)) for name, tensor in inputs.items()}
-    shapes = {name: {0: Dim.DYNAMIC} for name in example}
+    example = {name: _grown(name, tensor) for name, tensor in inputs.items()}
+    shapes = {name: dict.fromkeys(_dynamic(name), Dim.DYNAMIC) for name in example}
     with torch.no_grad():
         return torch.export.export(part, (example,), dynamic_shapes=(shapes,))
 
 
-def _least(name: str) -> int:
-    return MANY if name.startswith(SEQUENCES) and not name.endswith(LENGTHS) else SMALLEST
+def _dynamic(name: str) -> tuple[int, ...]:
+    """Axes whose sizes are a batch's own."""
+    return (0, 1) if name.endswith(RECTANGLES) else (0,)
 
 
-def _grown(tensor: Tensor, rows: int) -> Tensor:
-    return tensor if tensor.size(0) >= rows else tensor.new_zeros(rows, *tensor.shape[1:])
+def _grown(name: str, tensor: Tensor) -> Tensor:
+    of_behaviours = name.startswith(SEQUENCES) and not name.endswith((*RECTANGLES, *OF_SAMPLES))
+    sizes = list(tensor.shape)
+    for axis in _dynamic(name):
+        sizes[axis] = max(sizes[axis], MANY if of_behaviours else SMALLEST)
+    return tensor if sizes == list(tensor.shape) else tensor.new_zeros(sizes)

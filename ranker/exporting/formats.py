@@ -1,6 +1,7 @@
 """Writing an exported program in the three formats, and what the compilers need."""
 
 import contextlib
+import copy
 import io
 import logging
 import shutil
@@ -17,14 +18,18 @@ from ranker.exporting.onnx_operators import DECOMPOSITIONS
 from ranker.serving.runtimes import FILES
 
 # Settings of the compiler. The number of threads is the server's choice, not the exporter's. Indices come from our own
-# collator and need no check in every loop. For CPUs, weights are packed for oneDNN, whose products are a tenth faster.
-SETTINGS = {"cpp.dynamic_threads": True, "assert_indirect_indexing": False}
+# collator and need no check in every loop. Operations keep their order: put in the one that takes the least memory,
+# torch 2.13 reads counts (ranker.simtier) before they are added up. For CPUs, weights are packed for oneDNN, whose
+# products are a tenth faster.
+SETTINGS = {"cpp.dynamic_threads": True, "assert_indirect_indexing": False, "reorder_for_peak_memory": False}
 SETTINGS_CPU = SETTINGS | {"freezing": True}
 
 
 def write_program(program: ExportedProgram, folder: Path) -> None:
-    """The torch.export program itself."""
-    torch.export.save(program, folder / FILES["program"])
+    """The torch.export program itself, without the inputs it was traced with."""
+    bare = copy.copy(program)
+    bare.example_inputs = None  # pyright: ignore[reportAttributeAccessIssue]
+    torch.export.save(bare, folder / FILES["program"])
 
 
 def write_aoti(program: ExportedProgram, folder: Path, device: torch.device) -> None:

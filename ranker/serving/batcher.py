@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ from ranker.serving.requests import Requests
 FIXED = 50  # candidates that cost as much as what a request costs whatever its size
 FIRST_COST = 50e-6  # seconds a candidate, before anything was measured
 MEMORY = 0.05  # share of the newest measurement in the running mean
+PADDING = 2.0
+OUTLIER = 2.0  # a measurement counts as this many means at most: a machine that stalled says nothing of the next batch
 
 
 class Busy(Exception):
@@ -58,13 +61,17 @@ class Batcher:
     """Worker threads that score what waits, oldest first.
 
     A worker that is free takes its share of what waits at once (or after `delay`, for company), so batches grow with
-    the load and a lone request never waits for others that do not come.
+    the load and a lone request never waits for others that do not come. Requests are padded to the largest
+    of their batch (ranker.over_history).
     """
 
-    def __init__(self, workers: int, delay: float, longest_wait: float, batch: int) -> None:
+    def __init__(
+        self, workers: int, delay: float, longest_wait: float, batch: int, warm: Callable[[], None] = lambda: None
+    ) -> None:
         """`delay`: seconds that a request may wait for company. `longest_wait`: seconds of waiting work beyond which a
-        new request is refused. `batch`: candidates scored together at most."""
+        new request is refused. `batch`: candidates scored together at most. `warm`: called first by every worker."""
         self.workers, self.delay, self.longest_wait, self.batch = workers, delay, longest_wait, batch
+        self._warm = warm
         self.batches = self.batched = 0
         self._cost = FIRST_COST
         self._jobs: deque[_Job] = deque()
@@ -106,6 +113,7 @@ class Batcher:
 
     def _work(self) -> None:
         torch.set_num_threads(1)
+        self._warm()
         while jobs := self._next():
             started, work = time.monotonic(), sum(job.work for job in jobs)
             wanted = [job for job in jobs if job.done.set_running_or_notify_cancel()]
@@ -115,7 +123,8 @@ class Batcher:
             with self._changed:
                 self._running -= work
                 if wanted:
-                    self._cost += MEMORY * (took / sum(job.work for job in wanted) - self._cost)
+                    cost = took / sum(job.work for job in wanted)
+                    self._cost += MEMORY * (min(cost, OUTLIER * self._cost) - self._cost)
                     self.batches, self.batched = self.batches + 1, self.batched + len(wanted)
 
     def _next(self) -> list[_Job]:
@@ -133,13 +142,16 @@ class Batcher:
                     self._changed.wait()
 
     def _take(self) -> list[_Job]:
-        """This worker's share of what waits, at least one job and at most `batch` candidates."""
-        most = min(self.batch, self._waiting / self.workers)
-        jobs = [self._jobs.popleft()]
-        work = jobs[0].work
-        while self._jobs and self._jobs[0].model is jobs[0].model and work + self._jobs[0].work <= most:
+        """This worker's share of what waits: at least one job, at most `batch` candidates if all jobs were as large as
+        the largest of them, and at most PADDING times what they are."""
+        share, jobs = self._waiting / self.workers, [self._jobs.popleft()]
+        work = largest = jobs[0].work
+        while self._jobs and self._jobs[0].model is jobs[0].model:
+            work, largest = work + self._jobs[0].work, max(largest, self._jobs[0].work)
+            if work > share or (len(jobs) + 1) * largest > min(self.batch, PADDING * work):
+                work -= self._jobs[0].work
+                break
             jobs.append(self._jobs.popleft())
-            work += jobs[-1].work
         self._waiting -= work
         self._running += work
         return jobs

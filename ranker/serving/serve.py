@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,6 +73,7 @@ async def _serve(args: argparse.Namespace) -> int:
     from ranker.serving.log import log
     from ranker.serving.measures import Measures
     from ranker.serving.served import Served, Source
+    from ranker.serving.warm import score_largest
 
     web_socket = _bound(args.host, args.http)
     rpc = grpc.aio.server(options=[("grpc.max_receive_message_length", args.most_bytes), ("grpc.so_reuseport", 0)])
@@ -81,7 +83,8 @@ async def _serve(args: argparse.Namespace) -> int:
         raise InputError(f"--grpc {args.grpc}: {args.host} has no such free port") from None
     source = Source(args.package, args.runtime, args.device, _stores(args.store), args.items, args.workers)
     served = Served(source, args.poll_s)
-    batcher = Batcher(args.workers, args.delay_ms / 1e3, args.longest_wait_ms / 1e3, args.batch)
+    warm = partial(score_largest, served.model, args.batch)
+    batcher = Batcher(args.workers, args.delay_ms / 1e3, args.longest_wait_ms / 1e3, args.batch, warm)
     limits = Limits(args.most_bytes, args.most_candidates, args.most_behaviours)
     inference = Inference(served, batcher, Measures(served, batcher), limits)
     rpc.add_generic_rpc_handlers((handlers(inference),))

@@ -59,6 +59,10 @@ def batches(samples: SampleEncoder) -> dict[str, Batch]:
         found[f"{rows} rows"] = collate(window, rng.integers(0, len(window), rows))
         found[f"{rows} without history"] = collate(empty, np.arange(rows))
         found[f"{rows} with the longest"] = collate(window, longest[:rows])
+    for users in (1, 7):  # with many candidates each, as many as it happens
+        context = np.sort(np.resize(rng.integers(0, users, 100), len(window)))
+        found[f"{users} users"] = collate(replace(window, context=context), np.arange(len(window)))
+        found[f"{users} users without history"] = collate(replace(empty, context=context), np.arange(9))
     found["32768 behaviours and more"] = collate(window, np.resize(longest[:300], 2000))
     found["some without"] = collate(replace(window, history_end=window.history_end * (window.row % 2)), np.arange(9))
     some = found["7 rows"]

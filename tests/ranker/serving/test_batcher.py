@@ -91,6 +91,42 @@ def test_a_batch_ends_at_its_size_and_at_another_model_and_is_a_worker_s_share()
     run(test())
 
 
+def test_a_batch_is_counted_as_if_all_its_requests_were_its_largest():
+    async def test():
+        own, gate = batcher(batch=4 * FIXED), Gate()
+        first = asked(own, gate, request(1))
+        await entered(gate)
+        rest = asked(own, gate, *[request(1)] * 3, request(*range(2 * FIXED)), request(1))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*first, *rest)
+        assert gate.seen == [1, 3, 1, 1]
+        own.close()
+
+    run(test())
+
+
+def test_one_slow_batch_does_not_have_the_next_requests_refused():
+    async def test():
+        own, gate = batcher(longest_wait=0.04), Gate()  # of 800 units at the first guess
+        first = asked(own, gate, request(1))
+        await entered(gate)
+        await asyncio.sleep(0.5)  # 0.5 s for 51 units: two hundred times the guess
+        gate.open.set()
+        await asyncio.gather(*first)
+        assert len(await asyncio.gather(*asked(own, gate, *[request(1)] * 14))) == 14  # 714 units at once
+        own.close()
+
+    run(test())
+
+
+def test_every_worker_is_warm_before_its_first_request():
+    warm: list[int] = []
+    own = batcher(workers=3, warm=lambda: warm.append(threading.get_ident()))
+    own.close()
+    assert len(set(warm)) == len(warm) == 3
+
+
 def test_two_workers_share_what_waits():
     async def test():
         own, gate = batcher(workers=2), Gate()
