@@ -48,8 +48,11 @@ def write_aoti(program: ExportedProgram, folder: Path, device: torch.device) -> 
 def write_onnx(program: ExportedProgram, inputs: dict[str, Tensor], folder: Path) -> str | None:
     """An ONNX model whose inputs have the names of `inputs`; returns why it could not be written, or None.
 
-    Operators without a counterpart are the only good reason: any mechanism may bring one.
+    Operators without a counterpart are the only good reason: any mechanism may bring one, and onnxruntime lacks some of
+    them in bfloat16.
     """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as problems  # pyright: ignore[reportAttributeAccessIssue]
     from torch.onnx import OnnxExporterError
 
     table = torch.export.default_decompositions()
@@ -61,7 +64,13 @@ def write_onnx(program: ExportedProgram, inputs: dict[str, Tensor], folder: Path
         except OnnxExporterError as error:
             return str(error.__cause__ or error).split("\n")[0][:300]
         assert model is not None
-        model.save(folder / FILES["onnx"])
+        path = folder / FILES["onnx"]
+        model.save(path)
+    try:
+        onnxruntime.InferenceSession(path)
+    except (problems.InvalidGraph, problems.NotImplemented) as error:
+        path.unlink()
+        return str(error).split("failed:")[-1][:300]
     return None
 
 

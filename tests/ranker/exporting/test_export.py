@@ -109,7 +109,7 @@ def test_the_card_says_what_it_is_made_of(exported):
     assert card["data"]["fingerprint"] == Dataset(exported.data).fingerprint
     assert {"valid", "test"} == card["metrics"].keys() and card["metrics"]["test"]["slices"]["cold_items"]["rows"]
     assert card["provenance"]["stores"]["image"]["encoder"] == "random"
-    assert [p["runtime"] for p in card["parity"]] == ["aoti on cpu", "program on cpu"]
+    assert [p["runtime"] for p in card["parity"]] == ["aoti on cpu", "program on cpu", "onnx on cpu"]
     assert all(p["passed"] and p["largest"] < 1e-5 for p in card["parity"])
     assert card["served_as_requests"]["rows"] == 187 and card["served_as_requests"]["largest_difference"] < 1e-6
     text = (folder / "card.md").read_text()
