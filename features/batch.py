@@ -4,6 +4,7 @@ Shape legend: B samples, U distinct items (targets and behaviours together), N b
 V values of a feature, F dense features, S distinct side combinations of a sequence.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec asks torch by a name it warns of
 
 
 @dataclass

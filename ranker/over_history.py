@@ -57,7 +57,7 @@ def largest(values: Tensor, s: SequenceBatch, k: int, fill: float) -> Tensor:
 
 def shared_histories(lengths: np.ndarray, context: np.ndarray | None) -> Shared:
     """lengths (B,) of the samples' histories, context (B,) as in features.batch.Batch -> how they share them."""
-    rows = np.arange(len(lengths))
+    rows, total = np.arange(len(lengths)), int(lengths.sum())
     context = rows if context is None else context
     samples_H = np.bincount(context)
     first_H = np.cumsum(samples_H) - samples_H
@@ -65,7 +65,9 @@ def shared_histories(lengths: np.ndarray, context: np.ndarray | None) -> Shared:
     place = context * most + rows - first_H[context]
     starts = np.cumsum(lengths) - lengths
     samples, behaviours = _places(first_H, samples_H, most), _places(starts[first_H], lengths[first_H], longest)
-    pair = np.repeat(place * longest - starts, lengths) + np.arange(lengths.sum())
+    pair = np.arange(total)
+    if total < len(samples_H) * most * longest:  # else all places are taken, in order
+        pair += np.repeat(place * longest - starts, lengths)
     return Shared(*(torch.from_numpy(array) for array in (samples, place, behaviours, pair)))
 
 

@@ -21,6 +21,7 @@ from data.errors import InputError
 
 DTYPES = {torch.float32: "float32", torch.int64: "int64", torch.bool: "bool"}
 Sizes = POINTER(c_int64)
+SIZES = [c_int64 * dims for dims in range(5)]
 
 
 def can_call(path: Path) -> bool:
@@ -63,7 +64,7 @@ class Compiled:
 
     def _handle(self, tensor: Tensor) -> int | None:
         dims, found = tensor.dim(), c_void_p()
-        sizes = (c_int64 * dims)(*tensor.shape), (c_int64 * dims)(*tensor.stride())
+        sizes = SIZES[dims](*tensor.shape), SIZES[dims](*tensor.stride())
         dtype = self._dtypes[tensor.dtype]
         if self._torch.aoti_torch_create_tensor_from_blob_v2(
             tensor.data_ptr(), dims, *sizes, 0, dtype, *self._place, byref(found), 0, None, 0

@@ -24,7 +24,7 @@ from ranker.serving.requests import requests_of
 from ranker.serving.signature import LENGTHS
 
 PART_ROWS = 1 << 16
-BATCH_ROWS = 4096
+BATCH_ROWS = 1024
 
 
 def main(argv: list[str]) -> int:

@@ -130,9 +130,9 @@ class ServedVectors:
     def rows(self, ids: Tensor, pinned: Pinned) -> Tensor:
         """Vectors (U, M) float32 of table rows (U,); 0 where there is none."""
         at = ids.numpy()
-        out = np.zeros((len(at), self.facts.dim), np.float32)
         stored = at >= pinned.first
-        out[stored] = pinned.version.vectors(at[stored] - pinned.first, self.facts.dim)[0]
+        rows = np.where(stored, at - pinned.first, pinned.version.meta["items"])  # behind the last: no vector
+        out = pinned.version.vectors(rows, self.facts.dim)[0]
         if self._table is not None:
             trained = ~stored & (at != MISSING)
             out[trained] = self._table.rows(torch.from_numpy(at[trained])).numpy()

@@ -48,7 +48,7 @@ def test_every_format_gives_the_trained_model_s_scores_on_every_shape(exported, 
     assert found and max(found.values()) < 1e-6, found
 
 
-def test_a_format_that_the_operators_do_not_allow_is_left_out_with_its_reason(small, tmp_path):
+def test_a_format_that_the_operators_do_not_allow_is_left_out_with_its_reason(small, tmp_path, capsys):
     run = tmp_path / "run"
     with process_group() as ranks:
         searching = recipe(*RECIPES["category-search"])
@@ -57,6 +57,8 @@ def test_a_format_that_the_operators_do_not_allow_is_left_out_with_its_reason(sm
     assert list(card["left_out"]) == ["onnx"] and "translating node" in card["left_out"]["onnx"]
     with pytest.raises(InputError, match="no such format in this package; it has: program"):
         Model(tmp_path / "out", "onnx")
+    assert moon.main(["inspect", str(tmp_path / "out")]) == 0
+    assert "onnx is left out: " in capsys.readouterr().out
 
 
 def test_a_package_with_other_scores_is_refused_and_not_published(exported, tmp_path, monkeypatch):
