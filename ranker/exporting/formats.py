@@ -19,7 +19,7 @@ from ranker.serving.runtimes import FILES
 
 # Settings of the compiler. Indices come from our own collator and need no check in every loop. Operations keep their
 # order: put in the one that takes the least memory, torch 2.13 reads counts (ranker.simtier) before they are added up.
-# For CPUs, weights are packed for oneDNN, whose products are a tenth faster, and loops have one thread, as workers have.
+# For CPUs, weights are packed for oneDNN, whose products are a tenth faster, and loops have one thread, as a worker.
 SETTINGS = {"assert_indirect_indexing": False, "reorder_for_peak_memory": False}
 SETTINGS_CPU = SETTINGS | {"freezing": True, "cpp.threads": 1}
 
