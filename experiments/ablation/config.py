@@ -21,6 +21,10 @@ class Mechanism(Config):
         default_factory=dict, description="fields of the recipe by dotted path, such as model.content: [...]"
     )
 
+    def untitled(self) -> "Mechanism":
+        """All of it that training depends on."""
+        return self.model_copy(update={"title": ""})
+
 
 class Block(Config):
     """A product of mechanisms, modes and widths; the study is the union of its blocks."""
@@ -121,7 +125,7 @@ class Study(Config):
         """Whether what was trained for an earlier form of this study is right for this one: base, id_only and tuning
         are the same, and no mechanism was changed. Cells may have come or gone."""
         before = {m.name: m for m in earlier.mechanisms}
-        same = all(before.get(m.name, m) == m for m in self.mechanisms)
+        same = all(before[m.name].untitled() == m.untitled() for m in self.mechanisms if m.name in before)
         alike = ("name", "base", "id_only", "tuning")
         return same and all(getattr(self, field) == getattr(earlier, field) for field in alike)
 

@@ -8,7 +8,7 @@ from data.config import load_config
 from experiments.ablation.cells import Recipes, cells
 from experiments.ablation.config import Study
 from ranker.config import Recipe
-from tests.experiments.ablation.conftest import write_study
+from tests.experiments.ablation.conftest import STUDY, write_study
 
 CONFIGS = Path(__file__).parents[3] / "experiments" / "configs"
 
@@ -40,3 +40,14 @@ def test_the_recipe_that_users_run_is_the_one_that_was_measured():
     measured = Recipes(study, CONFIGS).plain["crosses_signed"]
     own = load_config(CONFIGS / "movielens_signed.yaml", Recipe)
     assert measured.model_copy(update={"name": own.name}) == own
+
+
+def test_a_study_goes_on_from_one_with_the_same_base_tuning_and_mechanisms(tmp_path):
+    def study(**changes):
+        return load_config(write_study(tmp_path, **changes), Study)
+
+    din, concat = STUDY["mechanisms"]
+    for more in ({"seeds": [4, 5]}, {"matrix": [{"dims": [8]}]}, {"mechanisms": [din | {"title": "Other"}, concat]}):
+        assert study(**more).goes_on_from(study()) and study().goes_on_from(study(**more))
+    for other in ({"base": "other.yaml"}, {"tuning": None}, {"mechanisms": [din, concat | {"set": {}}]}):
+        assert not study(**other).goes_on_from(study())
