@@ -157,7 +157,7 @@ def rates(metric: str, versions: list[dict[str, Any]]) -> dict[str, Any] | None:
     shared = set.intersection(*(set(v["categories"]) & set(v["metrics"][metric]["categories"]) for v in able))
     for name in sorted(shared):
         x = np.array([v["metrics"][metric]["categories"][name] for v in able])
-        if np.ptp(x) > 0:
+        if len(np.unique(x)) >= 3:
             rate = exchange_rate(x, np.array([v["categories"][name] for v in able]))
             found["categories"][name] = {key: rate[key] for key in ("slope", "low", "high")}
     return found

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.studies.exchange_fit import exchange_rate, sign
+from experiments.studies.exchange_rate import rates
 from experiments.studies.scaling_fit import at, power_law, scaling_law
 
 
@@ -47,3 +48,18 @@ def test_what_does_not_grow_does_not_rise():
     rng = np.random.default_rng(2)
     found = scaling_law(np.array([1.0, 2, 4, 8]), rng.normal(0.7, 1e-3, (4, 3)))
     assert found["rise"]["low"] < 0 < found["rise"]["high"]
+
+
+def test_a_category_with_two_values_of_a_metric_has_no_rate():
+    versions = []
+    for place in range(5):
+        by_category = {"few searches": float(place > 2), "many": place / 10}
+        gains = [0.01 * place, 0.011 * place, 0.009 * place]
+        versions.append({
+            "shuffled": False,
+            "metrics": {"category": {"value": place / 10, "categories": by_category}},
+            "gains": {"auc": gains, "gauc": gains},
+            "categories": dict.fromkeys(by_category, gains),
+        })  # fmt: skip
+    found = rates("category", versions)
+    assert list(found["categories"]) == ["many"] and found["categories"]["many"]["slope"] == pytest.approx(1e-3)
