@@ -62,4 +62,5 @@ def test_a_category_with_two_values_of_a_metric_has_no_rate():
             "categories": dict.fromkeys(by_category, gains),
         })  # fmt: skip
     found = rates("category", versions)
+    assert found is not None
     assert list(found["categories"]) == ["many"] and found["categories"]["many"]["slope"] == pytest.approx(1e-3)

@@ -80,6 +80,6 @@ def test_iterations(name: str):
 
 @pytest.mark.parametrize("name", ["lift", "lift_arms"])
 def test_lift(name: str):
-    study = load_config(STUDIES / f"{name}.yaml", SharesConfig)
+    study = load_config(STUDIES / f"{name}.yaml", SharesConfig, ["encoder=made"])
     assert {recipe.name for recipe in recipes(study, 1)} >= {"id_only", *study.arms}
     parse_config({"later_days": study.days} | study.world, Market, "world")
