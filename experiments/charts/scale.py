@@ -19,13 +19,14 @@ class Scale:
     def around(
         cls, values: Iterable[float], start: float, stop: float, log: bool = False, margin: float = 0.05
     ) -> "Scale":
-        """A scale that shows all finite values with some margin; equal values get room around them."""
+        """A scale that shows all finite values with some margin; values equal but for rounding get room around them."""
         found = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
         low, high = (min(found), max(found)) if found else (0.0, 1.0)
         if log:
             ratio = (high / low) ** margin if high > low else 2.0
             return cls(low / ratio, high * ratio, start, stop, True)
-        reach = (high - low) * margin if high > low else max(abs(high) * 0.1, 1e-3)
+        apart = high - low > 1e-9 * max(abs(low), abs(high))
+        reach = (high - low) * margin if apart else max(abs(high) * 0.1, 1e-3)
         return cls(low - reach, high + reach, start, stop)
 
     def __call__(self, value: float) -> float:

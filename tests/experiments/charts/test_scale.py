@@ -33,3 +33,10 @@ def test_ends_and_ratios():
 )
 def test_short(value: float, step: float | None, text: str):
     assert short(value, step) == text
+
+
+def test_values_that_differ_by_rounding_alone_stand_together():
+    scale = Scale.around([0.1006, 0.1006 + 2e-17, 0.1006 + 1e-16], 0, 100)
+    assert abs(scale(0.1006) - scale(0.1006 + 1e-16)) < 1e-6 and 0.08 < scale.low < 0.1 < scale.high < 0.12
+    near = Scale.around([0.5, 0.5 + 1e-6], 0, 100)
+    assert near(0.5 + 1e-6) - near(0.5) > 80
