@@ -22,14 +22,14 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 
 from data.dataset import Dataset
 from data.errors import InputError
 from data.files import write_text
-from features.store import Store
+from experiments.grid_check import require_same
 from ranker.config import Recipe
 from ranker.run_folder import RunFolder
 
@@ -130,7 +130,7 @@ class Grid:
             raise InputError(f"two cells of the grid are called {twice[0]!r}")
         for cell in cells if check else ():
             if self.finished(cell):
-                _require_same(self.folder(cell), cell)
+                require_same(self.folder(cell), cell)
 
     def folder(self, cell: Cell) -> RunFolder:
         """The run directory of a cell."""
@@ -315,32 +315,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _require_same(run: RunFolder, cell: Cell) -> None:
-    """Raise InputError unless the finished run is of the cell's recipe, dataset, vectors and encoders."""
-    meta = run.meta()
-    found: dict[str, tuple[Any, Any]] = {
-        "recipe": (run.recipe(), cell.recipe),
-        "dataset": (meta["dataset"]["fingerprint"], Dataset(cell.data).fingerprint),
-        "vectors": (
-            {name: facts["fingerprint"] for name, facts in meta.get("stores", {}).items()},
-            {name: Store(path).current.meta["fingerprint"] for name, path in cell.stores.items()},
-        ),
-    }
-    if cell.encoders:
-        from moon_encoder.checkpoint import encoder_info
-
-        trained = {name: encoder_info(run.root / "encoders" / name) for name in cell.encoders}
-        found["encoder"] = (
-            {name: info.facts["started_from"] for name, info in trained.items()},
-            {name: encoder_info(folder).fingerprint for name, folder in cell.encoders.items()},
-        )
-    for what, (then, now) in found.items():
-        if then != now:
-            raise InputError(
-                f"{run.root}: a finished run of another {what} than the grid asks for; remove it or use another folder"
-            )
 
 
 def _last_line(log: Path, status: int) -> str:
