@@ -32,7 +32,7 @@ from data.sources.tabular import Tabular
 from experiments.end_to_end import MoonEncoders
 from experiments.grid import Cell, Grid, clock
 from experiments.lift.command import run_test
-from experiments.lift.config import ArmName, LiftConfig, RankerArm
+from experiments.lift.config import ArmName, LiftConfig, RankerArm, Refresh
 from experiments.lift.shares_report import CONTROL, TWIN, gather, markdown
 from experiments.page import alone
 from experiments.report.shares import shares_section
@@ -76,6 +76,7 @@ class SharesConfig(Config):
     arms: dict[ArmName, StudyArm] = Field(min_length=1, description="rankers with vectors, by name")
     train: tuple[str, ...] = Field((), description="changed fields of all recipes, A.B=C")
     days: int = Field(3, ge=1, description="days played after the logs")
+    refresh: Refresh = Field(Refresh(), description="nightly work; none by default")  # pyright: ignore[reportCallIssue]
     world: dict[str, Any] = Field(default_factory=dict, description="further fields of the market")
     encoder: Path | None = Field(
         None, description="a trained encoder that gives the vectors; None: measures of the photos' pixels, whitened"
@@ -154,6 +155,7 @@ def _world(config: SharesConfig, share: float, seed: int, out: Path, ranks: Rank
         data=data,
         arms={name: RankerArm(run=run.root) for name, run in runs.items()},
         control=CONTROL,
+        refresh=config.refresh,
         days=config.days,
         aa_replays=0,
     )

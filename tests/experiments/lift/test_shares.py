@@ -140,6 +140,9 @@ def test_a_study_plays_its_worlds_and_goes_on_where_it_was(tmp_path, capsys):
     assert "## Where the headroom is" in capsys.readouterr().out
     with pytest.raises(InputError, match="give a finished world of moon study lift"):
         headroom.main([str(root), "--arm", "cube"])
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"refresh": {"model": True}}))
+    assert moon.main(words) == 0 and json.loads((root / "lift" / "lift.json").read_text())["refresh"]["model"]
+    assert (root / "lift" / "arms" / "simtier.npz").stat().st_mtime_ns != played
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"more_seeds": {0.3: [7]}}))
     assert moon.main(words) == 2 and "more_seeds.0.3: not one of the shares" in capsys.readouterr().err
 
