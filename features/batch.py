@@ -41,7 +41,7 @@ class SequenceBatch:
         item: (N,) int64, index into the batch's U items.
         side: (N,) int64, index into the sequence's S distinct side combinations; None without side features.
         numbers: by column, (N,) float32 numbers of the behaviours.
-        shared: given to exported programs only (ranker.rectangles).
+        shared: how samples share histories; given to exported programs only.
     """
 
     lengths: Tensor

@@ -20,10 +20,8 @@ def local_parts(value: Any) -> list[Part]:
         return [Part(shard.tensor, *(*shard.metadata.shard_offsets, 0)[:2]) for shard in value.local_shards()]
     if hasattr(value, "to_local"):
         wrapped = value.to_local()
-        places = zip(
-            wrapped.local_shards(), wrapped.local_offsets(), strict=False
-        )  # without a shard there is an offset
-        return [Part(t, *(*o, 0)[:2]) for t, o in places]
+        shards, offsets = wrapped.local_shards(), wrapped.local_offsets()  # a rank without a shard has an offset
+        return [Part(t, *(*o, 0)[:2]) for t, o in zip(shards, offsets, strict=False)]
     return [Part(value, 0, 0)]
 
 

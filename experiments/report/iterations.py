@@ -106,32 +106,23 @@ def _waterfall(found: dict[str, Any], metric: str):
 
 
 def _own(found: dict[str, Any]):
-    rows = []
-    for step in found["steps"]:
-        for metric in ("auc", "gauc"):
-            gain = step["own"][metric]["users"]
-            rows.append(Estimate(step["title"], gain["delta"], gain["low"], gain["high"], metric.upper()))
-    return intervals(
-        "own",
-        "Each step's own gain",
-        "over the step before",
-        rows,
-        "Mean scores over the seeds; intervals over users.",
-        "{:+.4f}",
-        full=True,
-    )
+    note = "Mean scores over the seeds; intervals over users."
+    return _gains(found, "own", "Each step's own gain", "over the step before", note)
 
 
 def _content(found: dict[str, Any]):
+    note = "Mean scores over the seeds; intervals over users. A twin has the same layers and other items' vectors."
+    return _gains(found, "content", "What the content brings", "over the same step on shuffled vectors", note)
+
+
+def _gains(found: dict[str, Any], kind: str, title: str, axis: str, note: str):
+    """Intervals of one kind of gain of every step, AUC and GAUC."""
     rows = []
     for step in found["steps"]:
         for metric in ("auc", "gauc"):
-            gain = step["content"][metric]["users"]
+            gain = step[kind][metric]["users"]
             rows.append(Estimate(step["title"], gain["delta"], gain["low"], gain["high"], metric.upper()))
-    note = "Mean scores over the seeds; intervals over users. A twin has the same layers and other items' vectors."
-    return intervals(
-        "content", "What the content brings", "over the same step on shuffled vectors", rows, note, "{:+.4f}", full=True
-    )
+    return intervals(kind, title, axis, rows, note, "{:+.4f}", full=True)
 
 
 def _online(found: dict[str, Any]) -> list[Part]:

@@ -21,7 +21,7 @@ from ranker.serving.requests import Requests
 FIXED = 50  # candidates that cost as much as what a request costs whatever its size
 FIRST_COST = 50e-6  # seconds a candidate, before anything was measured
 MEMORY = 0.05  # share of the newest measurement in the running mean
-PADDING = 2.0
+PADDING = 2.0  # candidates of a batch, each request's padded to the largest one's, by those that there are
 OUTLIER = 2.0  # a measurement counts as this many means at most: a machine that stalled says nothing of the next batch
 
 
