@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as ended
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -113,6 +114,12 @@ class Checkpoints:
         if pending is not None:
             pending.result()
             dist.barrier()
+
+    def leave(self) -> None:
+        """Training ends by an exception: until the writing has ended, whatever came of it; no other rank is asked."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            ended([pending])
 
     def _write_and_publish(
         self, state: dict[str, Any], part: Path, final: Path, facts: dict[str, Any], best: bool

@@ -147,6 +147,9 @@ class Trainer:
             while not self._over():
                 self._train_and_judge(log)
             self.checkpoints.wait()
+        except BaseException:
+            self.checkpoints.leave()  # else a run that is resumed in this process writes where the thread still does
+            raise
         finally:
             signal.signal(signal.SIGTERM, previous)
             log.close()
