@@ -40,21 +40,24 @@ COMMANDS = {
 }
 
 WITHOUT_TORCH = ("prepare", "inspect")
+FAMILIES = sorted({name.split()[0] for name in COMMANDS if " " in name})
+HELP = ("-h", "--help")
 INPUT_ERROR, FAILURE = 2, 1
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status (2: bad input, 1: anything else went wrong), with one line on stderr."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = sorted(sys.argv[1:] if argv is None else argv, key=HELP.__contains__)  # the command's name comes first
     debug = "--debug" in argv
     if debug:
         argv.remove("--debug")
-    if not argv or argv[0] in ("-h", "--help"):
-        print("usage: moon COMMAND ... [--debug]\n")
-        print("\n".join(f"  {name:<19} {what}" for name, (_, what) in COMMANDS.items()))
+    name = command_name([word for word in argv if word not in HELP])
+    known = {command: what for command, (_, what) in COMMANDS.items() if f"{command} ".startswith(f"{name} ".lstrip())}
+    if known and name not in COMMANDS:
+        print(f"usage: moon {name or 'COMMAND'} ... [--debug]\n")
+        print("\n".join(f"  {command:<19} {what}" for command, what in known.items()))
         print("\nmoon COMMAND --help shows its options.")
         return 0
-    name = command_name(argv)
     try:
         return _run(name, argv[len(name.split()) :])
     except KeyboardInterrupt:
@@ -68,16 +71,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command_name(argv: list[str]) -> str:
-    """The command that `argv` starts with: two words where the first is a family such as `encoder`, else one."""
-    families = {name.split()[0] for name in COMMANDS if " " in name}
-    return " ".join(argv[:2] if argv[0] in families else argv[:1])
+    """The command that `argv` begins with, if any: two words where the first is a family (`encoder`), else one."""
+    return " ".join(argv[:2] if argv and argv[0] in FAMILIES else argv[:1])
 
 
 def _run(name: str, argv: list[str]) -> int:
     if name not in COMMANDS:
         import difflib
 
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        close = difflib.get_close_matches(name, [*COMMANDS, *FAMILIES], n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
         raise InputError(f"no such command; {hint}")
     if name not in WITHOUT_TORCH:

@@ -57,6 +57,21 @@ def test_eval_repeats_the_training_s_figures_and_judges_other_splits(trained, ca
     assert "train: auc" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "named", "others"),
+    [
+        ([], ["train", "study scaling", "encoder embed"], []),
+        (["--help"], ["train", "study scaling", "encoder embed"], []),
+        (["study"], ["study scaling", "study tune"], ["train", "encoder embed"]),
+        (["-h", "encoder"], ["encoder embed", "encoder recall"], ["train", "study tune"]),
+    ],
+)
+def test_the_commands_are_listed_all_or_of_one_family(words, named, others, capsys):
+    assert moon.main(words) == 0
+    listed = [line[2:21].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert set(named) <= set(listed) and not set(others) & set(listed)
+
+
 def test_inspect_names_what_it_sees(trained, tmp_path, capsys):
     assert moon.main(["inspect", str(trained / "data"), "--json", str(tmp_path / "d.json")]) == 0
     assert json.loads((tmp_path / "d.json").read_text())["splits"]["test"]["rows"] > 0
