@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.config import Config
 from data.errors import InputError
 from moon_encoder.losses import Temperature, circle, info_nce, matryoshka, triplet
-from moon_encoder.negatives import Block, Labels, Queue, gather
+from moon_encoder.negatives import Block, Earlier, Labels, gather
 
 
 class Objective(Config):
@@ -33,6 +33,12 @@ class Negatives(Config):
     hard: int = Field(0, ge=0, description="items of the positive's category a pair")
     spatial: bool = Field(True, description="the items of all ranks' batches (with one rank there are no others)")
     queue: int = Field(0, ge=0, description="temporal: batches whose items are kept as negatives")
+    momentum: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="queue: its vectors are made by a slow copy of the encoder, of which so much stays at each step",
+    )
 
 
 class Triplet(Config):
@@ -71,8 +77,8 @@ class Contrast(nn.Module):
         self.temperature = Temperature(objective.temperature)
         self.temperature.requires_grad_(objective.learn_temperature and objective.loss == "info_nce")
 
-    def loss(self, vectors: Vectors, queue: Queue | None) -> tuple[Tensor, Block]:
-        """The loss, and the block of items that a queue takes in after the backward pass."""
+    def loss(self, vectors: Vectors, earlier: Earlier | None = None) -> Tensor:
+        """The loss; `earlier`: what a queue holds."""
         pairs = len(vectors.query)
         positive, mine = vectors.item[:pairs], vectors.labels[:pairs]
         items = Block(vectors.item, vectors.labels)
@@ -80,27 +86,31 @@ class Contrast(nn.Module):
         if self.negatives.spatial:
             items = gather(items)
             asked = gather(asked) if self.objective.symmetric else asked
-        pool = [items, queue.block()] if queue is not None else [items]
 
         def of_prefix(dim: int) -> Tensor:
             score = self._loss()
-            loss = score(vectors.query, positive, mine, pool, dim)
+            loss = score(vectors.query, positive, mine, [items], dim, earlier)
             if self.objective.symmetric:
-                loss = (loss + score(positive, vectors.query, mine, [asked], dim)) / 2
+                loss = (loss + score(positive, vectors.query, mine, [asked], dim, None)) / 2
             if self.lost.weight and vectors.lost is not None and vectors.lost_row is not None:
                 row = vectors.lost_row
                 below = triplet(vectors.query[row], positive[row], vectors.lost, self.lost.margin, dim)
                 loss = loss + self.lost.weight * below * (len(row) / pairs)
             return loss
 
-        return matryoshka(of_prefix, self.weights), Block(items.vectors.detach(), items.labels)
+        return matryoshka(of_prefix, self.weights)
+
+    def queued(self, keys: Tensor, labels: Labels) -> Block:
+        """The block that a queue takes in after the backward pass: all ranks' `keys`, where they are shared."""
+        block = Block(keys, labels)
+        return gather(block) if self.negatives.spatial else block
 
     def _loss(self) -> Callable[..., Tensor]:
         if self.objective.loss == "circle":
             gamma, margin = self.objective.gamma, self.objective.margin
-            return lambda q, p, labels, pool, dim: circle(q, p, labels, pool, gamma, margin, dim)
+            return lambda q, p, labels, pool, dim, earlier: circle(q, p, labels, pool, gamma, margin, dim, earlier)
         scale = self.temperature()
-        return lambda q, p, labels, pool, dim: info_nce(q, p, labels, pool, scale, dim)
+        return lambda q, p, labels, pool, dim, earlier: info_nce(q, p, labels, pool, scale, dim, earlier)
 
 
 def prefix_weights(objective: Objective, dim: int, prefixes: tuple[int, ...]) -> dict[int, float]:

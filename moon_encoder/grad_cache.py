@@ -28,7 +28,7 @@ def backward(
     leaves = []
     for batch in batches:
         parts, mine = [], []
-        for part in _parts(batch, rows):
+        for part in in_parts(batch, rows):
             mine.append(_RandomState())
             with torch.no_grad():
                 parts.append(encoder(part))
@@ -39,14 +39,15 @@ def backward(
     for batch, leaf, mine in zip(batches, leaves, states, strict=True):
         if leaf.grad is None:
             continue
-        for part, state, grad in zip(_parts(batch, rows), mine, leaf.grad.split(rows), strict=True):
+        for part, state, grad in zip(in_parts(batch, rows), mine, leaf.grad.split(rows), strict=True):
             with state.restored():
                 encoder(part).backward(grad)
     return loss.detach()
 
 
-def _parts(batch: Inputs, rows: int) -> list[Inputs]:
-    return [batch[at : at + rows] for at in range(0, len(batch), rows)]
+def in_parts(batch: Inputs, rows: int | None) -> list[Inputs]:
+    """A batch in parts of so many contents; None: whole."""
+    return [batch] if rows is None else [batch[at : at + rows] for at in range(0, len(batch), rows)]
 
 
 class _RandomState:

@@ -7,7 +7,8 @@
 
 Shapes: B queries, N pool entries, D vector dim. The pool is scored in chunks that the backward computes again, so
 memory beyond the pool itself does not grow with N. Every loss is the mean over queries, a scalar. `dim` takes the
-cosines over a Matryoshka prefix (Kusupati et al., arXiv 2205.13147).
+cosines over a Matryoshka prefix (Kusupati et al., arXiv 2205.13147). `earlier` adds entries of a queue to the sum over
+n; for them s_p is the cosine to the positive as the queue's own encoder makes it (see moon_encoder.momentum).
 """
 
 import math
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from moon_encoder.negatives import Block, Labels
+from moon_encoder.negatives import Block, Earlier, Labels
 
 CHUNK = 8192
 EXCLUDED = -1e4  # a logit that counts nothing, and whose gradient is 0 rather than nan where all are excluded
@@ -42,11 +43,10 @@ def info_nce(
     pool: Sequence[Block],
     scale: Tensor | float,
     dim: int | None = None,
+    earlier: Earlier | None = None,
 ) -> Tensor:
     """InfoNCE of query (B, D) and positive (B, D) against the pool; `scale` = 1/tau; `labels` are the positives'."""
-    query, positive = unit(query, dim), unit(positive, dim)
-    logit = (query * positive).sum(1) * scale
-    return F.softplus(_log_sum(query, labels, pool, lambda s: s * scale, dim) - logit).mean()
+    return _loss(query, positive, labels, pool, lambda s: s * scale, lambda s: s * scale, dim, earlier)
 
 
 def circle(
@@ -57,16 +57,17 @@ def circle(
     gamma: float = 64.0,
     margin: float = 0.25,
     dim: int | None = None,
+    earlier: Earlier | None = None,
 ) -> Tensor:
     """Circle loss of query (B, D) and positive (B, D) against the pool, gamma = g, margin = m."""
-    query, positive = unit(query, dim), unit(positive, dim)
-    s_p = (query * positive).sum(1)
-    logit = gamma * (1 + margin - s_p).detach().relu() * (s_p - 1 + margin)
 
-    def score(s_n: Tensor) -> Tensor:
+    def of_positive(s_p: Tensor) -> Tensor:
+        return gamma * (1 + margin - s_p).detach().relu() * (s_p - 1 + margin)
+
+    def of_negative(s_n: Tensor) -> Tensor:
         return gamma * (s_n + margin).detach().relu() * (s_n - margin)
 
-    return F.softplus(_log_sum(query, labels, pool, score, dim) - logit).mean()
+    return _loss(query, positive, labels, pool, of_positive, of_negative, dim, earlier)
 
 
 def triplet(query: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.1, dim: int | None = None) -> Tensor:
@@ -83,6 +84,26 @@ def matryoshka(loss: Callable[[int], Tensor], weights: dict[int, float]) -> Tens
 def unit(vectors: Tensor, dim: int | None = None) -> Tensor:
     """The first `dim` numbers of each row, scaled to length 1."""
     return F.normalize(vectors[:, :dim], dim=1)
+
+
+def _loss(
+    query: Tensor,
+    positive: Tensor,
+    labels: Labels,
+    pool: Sequence[Block],
+    of_positive: Callable[[Tensor], Tensor],
+    of_negative: Callable[[Tensor], Tensor],
+    dim: int | None,
+    earlier: Earlier | None,
+) -> Tensor:
+    """Mean of log(1 + sum_n e^(of_negative(s_n) - of_positive(s_p))), each n against the s_p of its own encoder."""
+    query = unit(query, dim)
+    sets = [(positive, pool)] + ([(earlier.positive, [earlier.block])] if earlier is not None else [])
+    parts = [
+        _log_sum(query, labels, blocks, of_negative, dim) - of_positive((query * unit(own, dim)).sum(1))
+        for own, blocks in sets
+    ]
+    return F.softplus(torch.stack(parts).logsumexp(0)).mean()
 
 
 def _log_sum(

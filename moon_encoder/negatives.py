@@ -61,6 +61,18 @@ class Block:
     labels: Labels
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Negatives of earlier batches, without gradient.
+
+    Attributes:
+        block: the entries. positive: (B, D) the queries' positives by the encoder that made the entries.
+    """
+
+    block: Block
+    positive: Tensor
+
+
 class _Gather(torch.autograd.Function):
     """All-gather along the rows whose backward brings back what every rank's loss says about the own rows."""
 
@@ -97,9 +109,10 @@ class Queue(nn.Module):
     """The last Q item vectors of earlier batches, without gradient; part of a checkpoint, so a resume has them.
 
     Example:
-        pool = [gather(batch), queue.block()]
-        info_nce(query, positive, labels, pool, scale).backward()
-        queue.push(pool[0])   # after backward: the ring is written in place
+        keys = slow(encoder, items)  # moon_encoder.momentum
+        earlier = Earlier(queue.block(), keys[: len(query)])
+        info_nce(query, positive, labels, [gather(batch)], scale, earlier=earlier).backward()
+        queue.push(gather(Block(keys, labels)))   # after backward: the ring is written in place
     """
 
     vectors: Tensor

@@ -22,7 +22,8 @@ from moon_encoder.forms import Contents
 from moon_encoder.grad_cache import backward
 from moon_encoder.held_out import TRAIN
 from moon_encoder.mix import Kind, divide, load_sources
-from moon_encoder.negatives import Queue
+from moon_encoder.momentum import Momentum
+from moon_encoder.negatives import Earlier, Queue
 from moon_encoder.optimizer import Optimizer
 from moon_encoder.pairs import Pairs
 from moon_encoder.posttrain_batches import Batch, PairBatches
@@ -74,6 +75,7 @@ class Posttrainer:
         weights = prefix_weights(config.objective, encoder.dim, encoder.matryoshka)
         self.contrast = Contrast(config.objective, config.negatives, config.triplet, weights).to(ranks.device)
         self.queues = self._queues(kinds)
+        self.slow = Momentum(self.encoder, config.negatives.momentum) if self.queues else None
         self.modules: dict[str, nn.Module] = {"encoder": self.encoder, "contrast": self.contrast}
         self.total = config.train.epochs * len(self.batches)
         self.optimizer = Optimizer(config.train.optimizer, self.modules.values(), self.total)
@@ -126,7 +128,7 @@ class Posttrainer:
     def resume(self) -> None:
         """Continue from the last checkpoint, if there is one."""
         if self.checkpoints.has("last"):
-            self.progress = self.checkpoints.load("last", self.modules, dict(self.queues), self.optimizer.inner)
+            self.progress = self.checkpoints.load("last", self.modules, self._own(), self.optimizer.inner)
 
     def fit(self) -> None:
         """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
@@ -164,16 +166,18 @@ class Posttrainer:
         queue = self.queues.get(kind.item)
         device = self.ranks.device
         parts = [batch.query, batch.item, *([batch.lost] if batch.lost is not None else [])]
+        parts = [part.to(device) for part in parts]
         labels, lost_row = batch.labels.to(device), batch.lost_row.to(device)
-        items = None
+        keys = earlier = None
+        if queue is not None and self.slow is not None:
+            keys = self.slow(self.encoder, parts[1], self.config.train.grad_cache)
+            earlier = Earlier(queue.block(), keys[: len(batch.query)])
 
         def loss_of(vectors: list[torch.Tensor]) -> torch.Tensor:
-            nonlocal items
             lost = vectors[2] if batch.lost is not None else None
-            loss, items = self.contrast.loss(Vectors(vectors[0], vectors[1], labels, lost, lost_row), queue)
-            return loss
+            return self.contrast.loss(Vectors(vectors[0], vectors[1], labels, lost, lost_row), earlier)
 
-        loss = backward(self.encoder, [part.to(device) for part in parts], loss_of, self.config.train.grad_cache)
+        loss = backward(self.encoder, parts, loss_of, self.config.train.grad_cache)
         value = float(loss)
         average_gradients([*self.encoder.parameters(), *self.contrast.parameters()], self.ranks)
         rate, norm = self.optimizer.step(self.progress.step)
@@ -182,8 +186,9 @@ class Posttrainer:
                 f"loss {value} and gradient norm {norm} at step {self.progress.step + 1} ({kind.name}); lower "
                 "train.optimizer.lr"
             )
-        if queue is not None and items is not None:
-            queue.push(items)
+        if queue is not None and self.slow is not None and keys is not None:
+            queue.push(self.contrast.queued(keys, labels))
+            self.slow.follow(self.encoder)
         return value, {"lr": rate, "gradient_norm": norm, "scale": float(self.contrast.temperature().detach())}
 
     def _evaluate(self) -> None:
@@ -202,7 +207,14 @@ class Posttrainer:
         self._save(best)
 
     def _save(self, best: bool = False) -> None:
-        self.checkpoints.save(self.modules, dict(self.queues), self.optimizer.inner, self.progress, best)
+        self.checkpoints.save(self.modules, self._own(), self.optimizer.inner, self.progress, best)
+
+    def _own(self) -> dict[str, nn.Module]:
+        """What this rank keeps beside the trained weights."""
+        own: dict[str, nn.Module] = dict(self.queues)
+        if self.slow is not None:
+            own["slow"] = self.slow
+        return own
 
     def _out_of_patience(self) -> bool:
         patience = self.config.train.patience

@@ -9,7 +9,7 @@ from torch import nn
 from features.ranks import Ranks, average_gradients
 from moon_encoder.contrast import Contrast, Negatives, Objective, Triplet, Vectors
 from moon_encoder.grad_cache import backward
-from moon_encoder.negatives import Block, Labels, Queue
+from moon_encoder.negatives import Block, Earlier, Labels, Queue
 
 WEIGHTS = {2: 1.0, 6: 2.0}
 
@@ -41,22 +41,23 @@ def contrast(**more):
     return Contrast(objective, Negatives(hard=1, queue=1), Triplet(weight=0.5), WEIGHTS).double()
 
 
-def filled_queue():
+def earlier(rows):
+    """Five queued vectors, and the positives of `rows` as their encoder made them."""
     queue = Queue(16, 6).double()
     torch.manual_seed(3)
     none = torch.full((5,), -1)
     queue.push(Block(torch.randn(5, 6, dtype=torch.float64), Labels(torch.arange(50, 55), none, none)))
-    return queue
+    return Earlier(queue.block(), torch.randn(8, 6, dtype=torch.float64)[rows])
 
 
 def gradients(rows, parts, dropout=0.0, **more):
     """Loss and gradients of one step over `rows`, `parts` contents at a time."""
-    encoder, objective, queue = network(dropout), contrast(**more), filled_queue()
+    encoder, objective = network(dropout), contrast(**more)
     query, item, labels = batch(rows)
     lost = torch.tensor([0, 2])
 
     def loss_of(vectors):
-        return objective.loss(Vectors(vectors[0], vectors[1], labels, vectors[2], lost), queue)[0]
+        return objective.loss(Vectors(vectors[0], vectors[1], labels, vectors[2], lost), earlier(rows))
 
     torch.manual_seed(9)
     loss = backward(encoder, [query, item, data()[2][rows][lost]], loss_of, parts)  # type: ignore[arg-type]
@@ -84,7 +85,7 @@ def test_the_second_run_drops_what_the_first_one_dropped():
     weight, step = got[0], 1e-6
 
     def loss_at(shift):
-        encoder, objective, queue = network(0.5), contrast(), filled_queue()
+        encoder, objective = network(0.5), contrast()
         query, item, labels = batch(slice(0, 8))
         lost = torch.tensor([0, 2])
         with torch.no_grad():
@@ -94,7 +95,7 @@ def test_the_second_run_drops_what_the_first_one_dropped():
             vectors = [
                 torch.cat([encoder(part) for part in x.split(3)]) for x in (query, item, data()[2][slice(0, 8)][lost])
             ]
-        return objective.loss(Vectors(vectors[0], vectors[1], labels, vectors[2], lost), queue)[0].detach()
+        return objective.loss(Vectors(vectors[0], vectors[1], labels, vectors[2], lost), earlier(slice(0, 8))).detach()
 
     numeric = (loss_at(step) - loss_at(-step)) / (2 * step)
     assert weight.grad is not None
@@ -121,12 +122,12 @@ def test_two_ranks_equal_one_with_the_union_batch_in_parts_or_not(tmp_path):
     """The triplets are those of pairs 0 and 2 of each half, so one rank with the union has four."""
     mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")  # type: ignore[attr-defined]
     out = torch.load(tmp_path / "out.pt")
-    encoder, objective, queue = network(), contrast(), filled_queue()
+    encoder, objective = network(), contrast()
     query, item, labels = batch(slice(0, 8))
     lost = torch.tensor([0, 2, 4, 6])
 
     def loss_of(vectors):
-        return objective.loss(Vectors(vectors[0], vectors[1], labels, vectors[2], lost), queue)[0]
+        return objective.loss(Vectors(vectors[0], vectors[1], labels, vectors[2], lost), earlier(slice(0, 8)))
 
     expected_loss = backward(encoder, [query, item, data()[2][lost]], loss_of, None)  # type: ignore[arg-type]
     expected = [p.grad for p in (*encoder.parameters(), *objective.parameters())]

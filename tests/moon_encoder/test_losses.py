@@ -10,7 +10,7 @@ import torch
 
 from moon_encoder import losses
 from moon_encoder.losses import Temperature, circle, info_nce, matryoshka, triplet
-from moon_encoder.negatives import NOBODY, Block, Labels
+from moon_encoder.negatives import NOBODY, Block, Earlier, Labels
 
 
 def case(seed=0, queries=5, extra=7, dim=6):
@@ -50,6 +50,55 @@ def test_info_nce_is_its_definition(monkeypatch, chunk, dim):
         rest = sum(math.exp(cosine(query[i, :dim], n[:dim]) / 0.1) for j, n in allowed(labels, pool) if j == i)
         total -= math.log(top / (top + rest)) / 5
     assert float(info_nce(query, positive, labels, pool, 10.0, dim)) == pytest.approx(total, abs=1e-12)
+
+
+def queued(positive):
+    """What a queue brings: the pool's last block as its entries, other vectors of the positives."""
+    *_, pool = case()
+    return Earlier(pool[1], torch.randn_like(positive))
+
+
+@pytest.mark.parametrize("name", ["info_nce", "circle"])
+def test_queued_entries_stand_against_the_positive_of_their_own_encoder(name):
+    """Loss and gradient (float64) of the definition in plain loops: log(1 + sum e^(n - p) + sum e^(n' - p'))."""
+    query, positive, labels, _ = case()
+    earlier = queued(positive)
+    query.requires_grad_()
+    positive.requires_grad_()
+
+    def up(s):
+        return 10 * s if name == "info_nce" else 8 * (1.25 - s).detach().clamp(min=0) * (s - 0.75)
+
+    def down(s):
+        return 10 * s if name == "info_nce" else 8 * (s + 0.25).detach().clamp(min=0) * (s - 0.25)
+
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(5):
+        inside = torch.ones((), dtype=torch.float64)
+        for own, blocks in ((positive, [Block(positive, labels)]), (earlier.positive, [earlier.block])):
+            s_p = torch.cosine_similarity(query[i], own[i], dim=0)
+            for j, n in allowed(labels, blocks):
+                if j == i:
+                    inside = inside + (down(torch.cosine_similarity(query[i], n, dim=0)) - up(s_p)).exp()
+        total = total + inside.log() / 5
+    more = (10.0,) if name == "info_nce" else (8.0, 0.25)
+    loss = getattr(losses, name)(query, positive, labels, [Block(positive, labels)], *more, earlier=earlier)
+    torch.testing.assert_close(loss, total, rtol=0, atol=1e-12)
+    for got, expected in zip(
+        torch.autograd.grad(loss, [query, positive]), torch.autograd.grad(total, [query, positive]), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_an_empty_queue_changes_nothing():
+    query, positive, labels, pool = case()
+    empty = Earlier(pool[1], torch.randn_like(positive))
+    empty = Earlier(Block(empty.block.vectors[:0], empty.block.labels[:0]), empty.positive)
+    for name in ("info_nce", "circle"):
+        loss = getattr(losses, name)
+        assert torch.equal(
+            loss(query, positive, labels, pool, 8.0, earlier=empty), loss(query, positive, labels, pool, 8.0)
+        )
 
 
 def test_circle_is_its_definition():
