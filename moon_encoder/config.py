@@ -106,7 +106,7 @@ class MllmShape(Config):
     layers: int = Field(4, ge=1, description="layers of the language model")
     heads: int = Field(4, ge=1, description="attention heads of the language model")
     kv_heads: int = Field(2, ge=1, description="key and value heads (grouped-query attention)")
-    intermediate: int = Field(512, ge=8, description="width of the language model's MLP")
+    intermediate: int | None = Field(None, ge=8, description="width of the language model's MLP; None: twice hidden")
     vision_hidden: int = Field(128, ge=8, description="width of the vision tower")
     vision_layers: int = Field(4, ge=1, description="layers of the vision tower")
     vision_heads: int = Field(4, ge=1, description="attention heads of the vision tower")
@@ -131,6 +131,9 @@ class MllmConfig(Pretrained):
 
     kind: Literal["mllm"] = "mllm"
     scratch: MllmShape | None = Field(None, description="train a new one of these sizes")
+    vision: VisionTowerConfig | None = Field(
+        None, description="scratch: a pretrained, frozen vision model sees in place of a new tower"
+    )
     matryoshka: Matryoshka = (64, 128)
     image_pixels: int = Field(128 * 128, ge=32 * 32, description="most pixels read of a picture; larger ones shrink")
     max_tokens: int = Field(64, ge=4, description="tokens read of a text; the rest is cut off")
@@ -142,6 +145,16 @@ class MllmConfig(Pretrained):
     def allowed(cls) -> tuple[str, ...]:
         """Names of the fields of which exactly one is given."""
         return ("path", "hub", "package", "scratch")
+
+    @model_validator(mode="after")
+    def _borrowed(self) -> "MllmConfig":
+        if self.vision is not None and (self.scratch is None or self.lora is not None):
+            raise ValueError("vision goes with scratch, all of whose weights are trained (lora: null)")
+        if self.vision is not None and (self.vision.trainable_from is not None or self.vision.pooled):
+            raise ValueError("vision must be frozen and not pooled (trainable_from: null, pooled: null)")
+        if self.vision is not None and self.vision.whiten:
+            raise ValueError("vision.whiten is for a dual tower")
+        return self
 
 
 EncoderConfig = Annotated[DualTowerConfig | MllmConfig, Field(discriminator="kind")]

@@ -10,9 +10,8 @@ first and B, which is trained, starts as the first rows of the identity, so that
 principal parts. Shapes: n contents, D vector dim.
 """
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -28,7 +27,7 @@ from moon_encoder.config import DualTowerConfig
 from moon_encoder.content import Content, has_text
 from moon_encoder.encoder import Encoder
 from moon_encoder.pretrained import model_folder
-from moon_encoder.towers import TextTower, VisionTower
+from moon_encoder.towers import TextTower, VisionTower, state_digest
 
 
 @dataclass(frozen=True)
@@ -247,15 +246,14 @@ class DualTower(Encoder):
         """sha256 over the picture's way through the frozen blocks."""
         if self.vision is None or not self.vision.frozen_stem:
             return ""
-        how = f"{self.vision.size} {len(self.vision.tail)} {self.vision.config.pooled}"
-        return _digest(how, self.vision.model.state_dict() | {"scale": self.vision.scale, "shift": self.vision.shift})
+        return self.vision.digest()
 
     def frozen_text_digest(self) -> str:
         """sha256 over the text tower, where it is frozen."""
         if self.text is None or not self.text.all_frozen:
             return ""
         rust = self.text.tokenizer.backend_tokenizer
-        return _digest(f"{self.text.config.max_tokens} {rust.to_str()}", self.text.model.state_dict())
+        return state_digest(f"{self.text.config.max_tokens} {rust.to_str()}", self.text.model.state_dict())
 
     @torch.no_grad()
     def precompute(self, inputs: DualInputs) -> DualInputs:  # type: ignore[override]
@@ -282,13 +280,6 @@ class DualTower(Encoder):
             return out
         of_image, of_text = _both(inputs.image_row, inputs.text_row)
         return out.index_copy(0, inputs.image_row[of_image], self.fusion(image[of_image], text[of_text]))
-
-
-def _digest(how: str, state: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256(how.encode())
-    for name, value in state.items():
-        found.update(name.encode() + value.cpu().numpy().tobytes())
-    return found.hexdigest()
 
 
 def _both(image_row: Tensor, text_row: Tensor) -> tuple[Tensor, Tensor]:

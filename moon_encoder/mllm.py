@@ -4,13 +4,15 @@
                  last layer's positions
     generation   picture, question -> answer, with causal attention (stage 1)
 
-The same weights do both. A missing modality contributes no tokens. Shapes as in mllm_inputs.
+The same weights do both. A missing modality contributes no tokens. Pictures are seen by the classes' own vision tower
+or, in a new model, by a pretrained one (mllm_vision). Shapes as in mllm_inputs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -23,8 +25,10 @@ from moon_encoder.content import Content, has_text
 from moon_encoder.encoder import Encoder
 from moon_encoder.mllm_inputs import NOTHING, MllmInputs, Row
 from moon_encoder.mllm_scratch import TURN_END, TURN_START, model_config, patch_grid, train_tokenizer
+from moon_encoder.mllm_vision import BorrowedVision
 from moon_encoder.patches import PatchGrid
 from moon_encoder.pretrained import model_folder
+from moon_encoder.towers import VisionTower
 
 CLASSES = {"qwen3_vl": "Qwen3VLForConditionalGeneration", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
 LONGEST_ANSWER = 32  # generated tokens
@@ -41,7 +45,10 @@ class WholePatch(torch.nn.Conv3d):
 class Mllm(Encoder):
     """A multimodal LLM; `dim` is the width of its hidden layer."""
 
-    def __init__(self, config: MllmConfig, lm: Any, tokenizer: Any, grid: PatchGrid) -> None:
+    def __init__(
+        self, config: MllmConfig, lm: Any, tokenizer: Any, grid: PatchGrid, eyes: VisionTower | None = None
+    ) -> None:
+        """`eyes`: a pretrained, frozen tower in place of the classes' own; it cuts pictures its own way."""
         super().__init__()
         self.config: MllmConfig = config
         self.lm, self.tokenizer, self.grid = lm, tokenizer, grid
@@ -50,8 +57,14 @@ class Mllm(Encoder):
         self.matryoshka = tuple(sorted(m for m in config.matryoshka if m < self.dim))
         self.image_token: int = lm.config.image_token_id
         self._read(tokenizer)
-        lm.model.visual.patch_embed.proj.__class__ = WholePatch
+        if eyes is None:
+            lm.model.visual.patch_embed.proj.__class__ = WholePatch
+        else:
+            lm.model.visual = BorrowedVision(eyes, self.dim)
+            self.grid = lm.model.visual.grid
         _choose_trained(lm, config.lora, config.bf16)
+        if eyes is not None:
+            eyes.requires_grad_(False)
         if config.gradient_checkpointing:
             lm.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -88,8 +101,10 @@ class Mllm(Encoder):
             if texts is None:
                 raise InputError("a multimodal LLM from scratch needs a catalogue's texts for its tokenizer")
             tokenizer = train_tokenizer(texts(), config.scratch.vocabulary)
-            settings = model_config(config.scratch, tokenizer, config.image_pixels)
-            return cls(config, _class(settings)(settings), tokenizer, patch_grid(config.scratch, config.image_pixels))
+            eyes = config.vision and VisionTower(config.vision, model_folder(config.vision), pretrained=True)
+            settings = model_config(config.scratch, tokenizer, config.image_pixels, merge=1 if eyes else 2)
+            grid = patch_grid(config.scratch, config.image_pixels)
+            return cls(config, _class(settings)(settings), tokenizer, grid, eyes)
         folder = assets or model_folder(config)
         try:
             settings = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -101,13 +116,31 @@ class Mllm(Encoder):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{folder}: not a multimodal LLM that can be loaded: {reason}") from None
-        return cls(config, loaded, tokenizer, PatchGrid.read(folder, config.image_pixels))
+        eyes = config.vision and VisionTower(config.vision, folder / "vision", pretrained=False)
+        return cls(config, loaded, tokenizer, PatchGrid.read(folder, config.image_pixels), eyes)
+
+    @property
+    def borrowed(self) -> BorrowedVision | None:
+        """The pretrained tower with its projector, where it has one."""
+        visual = self.lm.model.visual
+        return visual if isinstance(visual, BorrowedVision) else None
 
     def save_assets(self, folder: Path) -> None:
-        """Write config.json, the tokenizer's files and preprocessor_config.json."""
+        """Write config.json, the tokenizer's files and preprocessor_config.json; vision/ of a pretrained tower."""
         self.model_config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.grid.write(folder)
+        if self.borrowed:
+            (folder / "vision").mkdir()
+            self.borrowed.tower.save_assets(folder / "vision")
+
+    def frozen_images(self, images: Sequence[Image.Image]) -> np.ndarray | None:
+        """What a pretrained tower makes of pictures, (n, T, C)."""
+        return None if self.borrowed is None else self.borrowed.maps(images).cpu().numpy()
+
+    def frozen_digest(self) -> str:
+        """sha256 over the pretrained tower."""
+        return "" if self.borrowed is None else f"map {self.borrowed.tower.digest()}"
 
     def prepare(self, contents: Sequence[Content]) -> MllmInputs:
         """Contents (n) -> a batch on the CPU, for encoding."""
@@ -143,8 +176,7 @@ class Mllm(Encoder):
         for content in contents:
             ids, patches, grid, truncated = list(before), None, (0, 0), False
             if content.image is not None:
-                assert isinstance(content.image, Image.Image), "nothing of this encoder is frozen"
-                patches, grid = self.grid.cut(content.image)
+                patches, grid = self._cut(content.image)
                 start, end = self._around_image
                 ids += [start, *[self.image_token] * self.grid.tokens(grid), end]
             if has_text(content):
@@ -153,6 +185,15 @@ class Mllm(Encoder):
             nothing = [NOTHING] * len(ids)
             rows.append(Row(ids, [0] * len(ids), list(range(len(ids))), nothing, patches, grid, truncated))
         return rows
+
+    def _cut(self, image: Image.Image | np.ndarray) -> tuple[Tensor, tuple[int, int]]:
+        """Patches of a picture and their grid; of a frozen tower's output: its positions (T, C) float32."""
+        eyes = self.borrowed
+        if eyes is None:
+            assert isinstance(image, Image.Image), "nothing of this encoder is frozen"
+            return self.grid.cut(image)
+        found = eyes.cut(image) if isinstance(image, Image.Image) else torch.from_numpy(np.asarray(image)).float()
+        return found, (eyes.side, eyes.side)
 
     def forward(self, inputs: MllmInputs) -> Tensor:  # type: ignore[override]
         """A batch -> vectors (n, dim) float32."""
@@ -210,7 +251,12 @@ class Mllm(Encoder):
             return {}
         frames = torch.ones(len(inputs.grid), 1, dtype=torch.int64, device=inputs.grid.device)
         grid = torch.cat([frames, inputs.grid], dim=1)
-        return {"pixel_values": self.grid.normalised(inputs.patches), "image_grid_thw": grid}
+        patches = inputs.patches
+        if self.borrowed is None:
+            patches = self.grid.normalised(patches)
+        elif patches.dtype == torch.uint8:
+            patches = self.borrowed.seen(patches)
+        return {"pixel_values": patches, "image_grid_thw": grid}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)

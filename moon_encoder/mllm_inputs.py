@@ -44,7 +44,7 @@ class MllmInputs:
         segment: (n, L) int64, 0 the beginning, from 1 the questions, PAD where there is no token.
         place: (n, L) int64 position in the row's own sequence; every question starts where the beginning ends.
         label: (n, L) int64 the token itself where it is to be predicted, else NOTHING.
-        patches: (P, 3, p, p) uint8 patches of all pictures.
+        patches: (P, 3, p, p) uint8 patches of all pictures; (P, C) float32 if a frozen tower has seen them already.
         grid: (m, 2) int64 rows and columns of patches of each picture.
         image_row: (m,) int64, ascending: which rows have a picture.
         truncated: (n,) bool.

@@ -37,8 +37,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=rust, pad_token=END_OF_TEXT, eos_token=TURN_END)
 
 
-def model_config(shape: MllmShape, tokenizer: PreTrainedTokenizerFast, image_pixels: int) -> Any:
-    """The classes' configuration at these sizes."""
+def model_config(shape: MllmShape, tokenizer: PreTrainedTokenizerFast, image_pixels: int, merge: int = 2) -> Any:
+    """The classes' configuration at these sizes; `merge`: positions a side of the vision tower in a visual token."""
     import transformers
 
     head = shape.hidden // shape.heads
@@ -47,7 +47,7 @@ def model_config(shape: MllmShape, tokenizer: PreTrainedTokenizerFast, image_pix
     text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
+        "intermediate_size": shape.intermediate or 2 * shape.hidden,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
@@ -62,6 +62,7 @@ def model_config(shape: MllmShape, tokenizer: PreTrainedTokenizerFast, image_pix
         "num_heads": shape.vision_heads,
         "intermediate_size": 4 * shape.vision_hidden,
         "patch_size": shape.patch,
+        "spatial_merge_size": merge,
         "out_hidden_size": shape.hidden,
     }
     if shape.family == "qwen3_vl":

@@ -33,7 +33,9 @@ from moon_encoder.train_log import TrainLog
 class Pretrainer:
     """One run: builds or restores its state and walks the batches."""
 
-    def __init__(self, config: Pretrain, dataset: Dataset, run: RunFolder, ranks: Ranks, goes_on: bool) -> None:
+    def __init__(
+        self, config: Pretrain, dataset: Dataset, run: RunFolder, ranks: Ranks, goes_on: bool, cache: Path | None
+    ) -> None:
         self.config, self.run, self.ranks = config, run, ranks
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
@@ -45,7 +47,7 @@ class Pretrainer:
         faults = Faults(
             run.root / f"problems{f'-rank{ranks.rank}' if ranks.rank else ''}.jsonl", items["item_id"].to_list()
         )
-        self.batches = QuestionBatches(self.encoder, self.contents, self.tasks, faults)
+        self.batches = QuestionBatches(self.encoder, self.contents, self.tasks, faults, cache)
         if ranks.first:
             self._tell_empty(faults)
         self.steps = steps_per_epoch(len(self.parts[TRAIN]), config.train, ranks)
@@ -92,6 +94,10 @@ class Pretrainer:
         majority = self.tasks.majority(self.parts[TRAIN])
         return Judge(self.batches, np.sort(rows), majority, self.config.judged, self.ranks)
 
+    def trained_weights(self) -> int:
+        """How many weights take a gradient."""
+        return sum(p.numel() for p in self.encoder.parameters() if p.requires_grad)
+
     def resume(self) -> None:
         """Continue from the last checkpoint, if there is one."""
         if self.checkpoints.has("last"):
@@ -100,9 +106,8 @@ class Pretrainer:
     def fit(self) -> None:
         """Train to the end (or to patience's end). Raises Interrupted after SIGTERM, with the state saved."""
         if self.ranks.first:
-            trained = sum(p.numel() for p in self.encoder.parameters() if p.requires_grad)
             counts = ", ".join(f"{n} {len(self.parts[p]):,}" for n, p in (("train", 0), ("valid", 1), ("test", 2)))
-            print(f"items: {counts}; {len(self.tasks.tasks)} tasks; {trained:,} weights trained")
+            print(f"items: {counts}; {len(self.tasks.tasks)} tasks; {self.trained_weights():,} weights trained")
         self.log.open(self.progress)
         try:
             with self.stop.watched():
@@ -172,15 +177,19 @@ class Pretrainer:
         return patience is not None and self.progress.evals_since_best >= patience
 
 
-def pretrain(config: Pretrain, dataset: Dataset, out: Path, ranks: Ranks, resume: bool) -> dict[str, Any]:
+def pretrain(
+    config: Pretrain, dataset: Dataset, out: Path, ranks: Ranks, resume: bool, cache: Path | None = None
+) -> dict[str, Any]:
     """Train an encoder into `out`; returns the figures of the best one on test.
+
+    `cache`: folder for what a frozen part makes of pictures.
 
     Raises InputError for bad input or an `out` in use; Interrupted on SIGTERM.
     """
     started = time.monotonic()
     run = RunFolder(out)
     goes_on = run.open(config, {"dataset": dataset.fingerprint}, ranks, resume)
-    trainer = Pretrainer(config, dataset, run, ranks, goes_on)
+    trainer = Pretrainer(config, dataset, run, ranks, goes_on, cache)
     if goes_on:
         trainer.resume()
     trainer.fit()
@@ -197,6 +206,7 @@ def pretrain(config: Pretrain, dataset: Dataset, out: Path, ranks: Ranks, resume
         "seconds": time.monotonic() - started,
         "peak_rss_bytes": peak_rss_bytes(),
         "weights": sum(p.numel() for p in trainer.encoder.parameters()),
+        "trained_weights": trainer.trained_weights(),
         "items": {
             name: len(trainer.parts[part]) for name, part in (("train", TRAIN), ("valid", VALID), ("test", TEST))
         },

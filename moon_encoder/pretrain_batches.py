@@ -4,14 +4,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data.errors import InputError
 from features.ranks import Ranks
 from moon_encoder.content import Content
 from moon_encoder.faults import Faults
 from moon_encoder.forms import Contents
+from moon_encoder.frozen_cache import item_pictures
 from moon_encoder.generation_tasks import Tasks
 from moon_encoder.mllm import Mllm
 from moon_encoder.mllm_inputs import MllmInputs
@@ -23,8 +26,12 @@ Questions = list[tuple[str, str | None]]
 class QuestionBatches:
     """Pictures of items with questions, as batches for a multimodal LLM."""
 
-    def __init__(self, encoder: Mllm, contents: Contents, tasks: Tasks, faults: Faults) -> None:
+    def __init__(
+        self, encoder: Mllm, contents: Contents, tasks: Tasks, faults: Faults, cache: Path | None = None
+    ) -> None:
+        """cache: folder for what a frozen part makes of pictures; None: it is computed again every time."""
         self.encoder, self.contents, self.tasks, self.faults = encoder, contents, tasks, faults
+        self._pictures = item_pictures(encoder, contents, cache) if cache is not None else None
 
     def prepared(self, rows: np.ndarray, ask: Callable[[int], Questions]) -> tuple[MllmInputs, np.ndarray] | None:
         """A batch of the items `rows` (their indices), and those that are in it; None if no picture can be read."""
@@ -32,7 +39,7 @@ class QuestionBatches:
         questions, kept = [], []
         for row in rows.tolist():
             try:
-                shown.append(Content(image=self.contents.item_image(row)))
+                shown.append(Content(image=self._picture(row)))
             except InputError as error:
                 self.faults.add(row, "image", str(error))
                 continue
@@ -45,6 +52,11 @@ class QuestionBatches:
             most = self.encoder.config.max_tokens
             self.faults.add(kept[place], "text", f"longer than the {most} tokens that are read; cut off")
         return batch, np.array(kept)
+
+    def _picture(self, row: int) -> Image.Image | np.ndarray:
+        if self._pictures is None:
+            return self.contents.item_image(row)
+        return self._pictures(np.array([row]))[0]
 
     def epoch(
         self, rows: np.ndarray, loop: PretrainLoop, ranks: Ranks, seed: int, epoch: int, start: int

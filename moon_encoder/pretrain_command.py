@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="run directory; the trained encoder is OUT/encoder")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the recipe")
     parser.add_argument("--seed", type=int, help="seed of this repetition (default: the recipe's)")
+    parser.add_argument("--cache", type=Path, help="folder for what a frozen vision tower makes of pictures")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine (one a GPU)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
 
     with process_group() as ranks:
         try:
-            found = pretrain(config, dataset, args.out, ranks, args.resume)
+            found = pretrain(config, dataset, args.out, ranks, args.resume, args.cache)
         except Interrupted as stop:
             if ranks.first:
                 print(f"moon encoder pretrain: {stop}", file=sys.stderr)

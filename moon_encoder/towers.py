@@ -5,9 +5,10 @@ The blocks before the first trained one run without gradient; their output can b
 statistics. Shapes: n contents, S pixels a side, C channels, D width, L tokens.
 """
 
+import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,10 @@ class VisionTower(_Tower):
             return torch.cat([F.normalize(self._seen.vectors[state], dim=1) for state in self.config.pooled], dim=1)
         return hidden if len(self.tail) else _pooled(hidden)
 
+    def map(self, pixels: Tensor) -> Tensor:
+        """(n, 3, S, S) uint8 -> the hidden state of a frozen tower before it is pooled, (n, D, h, w) or (n, L, D)."""
+        return self._head(self.normalised(pixels))
+
     def trained(self, frozen: Tensor) -> Tensor:
         """Output of `frozen` -> vectors (n, D) float32."""
         if frozen.ndim == 4:
@@ -169,6 +174,11 @@ class VisionTower(_Tower):
             hidden = block(hidden)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return hidden
+
+    def digest(self) -> str:
+        """Stands for the picture's way through the frozen blocks."""
+        how = f"{self.size} {len(self.tail)} {self.config.pooled}"
+        return state_digest(how, self.model.state_dict() | {"scale": self.scale, "shift": self.shift})
 
     def save_assets(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json."""
@@ -245,6 +255,14 @@ class TextTower(_Tower):
         """Write config.json and the tokenizer's files."""
         self.model_config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def state_digest(how: str, state: Mapping[str, Tensor]) -> str:
+    """sha256 over weights and what else decides their output."""
+    found = hashlib.sha256(how.encode())
+    for name, value in state.items():
+        found.update(name.encode() + value.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _load(folder: Path, pretrained: bool) -> Any:

@@ -10,6 +10,7 @@ TITLES = {
     "image_search_hr@10": "picture search, HR@10",
     "image_search_mrr": "picture search, MRR",
     "contrastive": "contrastive loss (turned)",
+    "answers": "log probability of an answer's token, stage 1",
     "auc": "AUC",
     "gauc": "GAUC",
 }

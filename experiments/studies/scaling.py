@@ -7,6 +7,7 @@ axes are judged by search recall of the split, ranker axes by the test figures. 
 """
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -51,15 +52,21 @@ class Axis(Config):
     values: tuple[float, ...] = Field(min_length=4, description="ascending; about geometric")
     set: tuple[str, ...] = Field((), description="changed fields, A.B={x} with the value in place of {x}")
     init: Path | None = Field(None, description="encoder: YAML that its points start from; None: the study's")
-    init_set: tuple[str, ...] = Field((), description="encoder: changed fields of its init, the same way")
+    init_set: tuple[str, ...] = Field((), description="encoder: changed fields of its init or pretrain, the same way")
+    pretrain: Path | None = Field(
+        None,
+        description="encoder: recipe of stage 1 of multimodal LLMs of several sizes; x is then their trained weights",
+    )
     pairs: bool = Field(False, description="encoder: the value is the number of training pairs")
 
     @model_validator(mode="after")
     def _grows(self) -> "Axis":
         if list(self.values) != sorted(set(self.values)) or self.values[0] <= 0:
             raise ValueError(f"axis {self.name!r}: values must be positive and ascending")
-        if self.of == "ranker" and (self.pairs or self.init or self.init_set):
-            raise ValueError(f"axis {self.name!r}: pairs, init and init_set belong to encoders")
+        if self.of == "ranker" and (self.pairs or self.init or self.init_set or self.pretrain):
+            raise ValueError(f"axis {self.name!r}: pairs, init, init_set and pretrain belong to encoders")
+        if self.init and self.pretrain:
+            raise ValueError(f"axis {self.name!r}: give init or pretrain")
         return self
 
 
@@ -78,7 +85,7 @@ class ScalingConfig(StudyConfig):
     @model_validator(mode="after")
     def _given(self) -> "ScalingConfig":
         for axis in self.axes:
-            needed = {"init": axis.init or self.init, "posttrain": self.posttrain}
+            needed = {"init": axis.pretrain or axis.init or self.init, "posttrain": self.posttrain}
             for field, value in (needed if axis.of == "encoder" else {"recipe": self.recipe}).items():
                 if value is None:
                     raise ValueError(f"axis {axis.name!r} of {axis.of}s: give {field}")
@@ -158,7 +165,8 @@ def _point(
     stage = Stage(config=study.posttrain, set=tuple(_filled(axis.set, x)))
     version = VersionConfig(  # pyright: ignore[reportCallIssue]
         name="encoder",
-        init=axis.init or study.init,
+        init=None if axis.pretrain else axis.init or study.init,
+        pretrain=axis.pretrain,
         init_set=tuple(_filled(axis.init_set, x)),
         stages=(stage,),
         content="image",
@@ -167,7 +175,11 @@ def _point(
     maker = Maker(data, out, asked.folder, ranks, study.split, study.queries, asked.out / "cache")
     questions = Measured.of(data, maker.contents, maker.searches, study.split, study.queries)
     measured = questions.measure(maker.make(version, seed))
-    return {name: measured[name]["value"] for name in ENCODER_FIGURES}
+    point = {name: measured[name]["value"] for name in ENCODER_FIGURES}
+    if axis.pretrain:
+        stage_1 = json.loads((maker.pretrained(version, seed) / "figures.json").read_text())
+        point |= {"answers": -math.log(stage_1["test"]["perplexity"]), "weights": stage_1["trained_weights"]}
+    return point
 
 
 def fewer_pairs(dataset: Dataset, out: Path, count: int, seed: int) -> Dataset:
@@ -198,9 +210,11 @@ def gather(study: ScalingConfig, dataset: Dataset, points: dict[tuple[str, int],
         if len(seeds) < 2:
             raise InputError(f"axis {axis.name!r}: fewer than two seeds have all their points; see the failed cells")
         figures = ENCODER_FIGURES if axis.of == "encoder" else RANKER_FIGURES
+        figures += ("answers",) if axis.pretrain else ()
+        x = [points[name, seeds[0]]["weights"] for name in names] if axis.pretrain else list(axis.values)
         laws = {}
         for figure in figures:
             y = np.array([[points[name, seed][figure] for seed in seeds] for name in names])
-            laws[figure] = {"y": y.tolist()} | scaling_law(np.array(axis.values), y)
-        axes.append({"name": axis.name, "title": axis.title, "x": list(axis.values), "seeds": seeds, "laws": laws})
+            laws[figure] = {"y": y.tolist()} | scaling_law(np.array(x, float), y)
+        axes.append({"name": axis.name, "title": axis.title, "x": x, "seeds": seeds, "laws": laws})
     return {"source": dataset.meta["source"], "dataset": dataset.fingerprint, "split": study.split, "axes": axes}

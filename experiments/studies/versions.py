@@ -52,7 +52,7 @@ class VersionConfig(Config):
     title: str = Field("", description="what it is, in a few words; empty: its name")
     grid: int | None = Field(None, ge=1, le=16, description="mean colours of the picture on so many cells a side")
     init: Path | None = Field(None, description="an encoder's folder, or a YAML of one to build")
-    init_set: tuple[str, ...] = Field((), description="changed fields of that YAML, A.B=C")
+    init_set: tuple[str, ...] = Field((), description="changed fields of that YAML, or of pretrain, A.B=C")
     pretrain: Path | None = Field(None, description="a YAML of stage 1: a multimodal LLM, pretrained here")
     shuffle: str | None = Field(None, description="another version, whose vectors change places among the items")
     stages: tuple[Stage, ...] = Field((), description="post-trainings of it, one after the other")
@@ -265,15 +265,19 @@ class Maker:
             encoder, start = start_from(out / "encoder", seed, texts)
         return encoder
 
+    def pretrained(self, version: VersionConfig, seed: int) -> Path:
+        """The run of stage 1 of a version that has one."""
+        return self.folder / version.name / f"pretrain-s{seed}"
+
     def _start(self, version: VersionConfig, seed: int) -> Path:
         """The encoder's folder or YAML that a version starts from; one that is to be pretrained is made now."""
         if version.pretrain is None:
             assert version.init is not None
             return self.base / version.init if (self.base / version.init).exists() else version.init
-        out = self.folder / version.name / f"pretrain-s{seed}"
+        out = self.pretrained(version, seed)
         if not (out / "encoder" / "encoder.json").is_file():
-            config = load_config(self.base / version.pretrain, Pretrain, [f"seed={seed}"])
-            pretrain(config, self.dataset, out, self.ranks, True)
+            config = load_config(self.base / version.pretrain, Pretrain, [*version.init_set, f"seed={seed}"])
+            pretrain(config, self.dataset, out, self.ranks, True, self.cache)
         return out / "encoder"
 
 

@@ -106,7 +106,7 @@ def test_the_encoder_is_saved_and_its_vectors_tell_products_apart(pretrained):
 def test_no_title_is_on_both_sides_and_the_tokenizer_saw_none_of_the_test(products, tmp_path):
     config = parse_config(pretrain_recipe(), Pretrain, "tiny")
     with process_group() as ranks:
-        trainer = Pretrainer(config, Dataset(products), RunFolder(tmp_path), ranks, False)
+        trainer = Pretrainer(config, Dataset(products), RunFolder(tmp_path), ranks, False, None)
     titles = Dataset(products).items().collect()["title"]
     sides = [set(titles[trainer.parts[part].tolist()]) for part in (TRAIN, TEST)]
     assert not sides[0] & sides[1] and min(map(len, sides)) > 10

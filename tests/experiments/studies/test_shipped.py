@@ -24,7 +24,7 @@ def check(version: VersionConfig) -> None:
     if version.init is not None:
         load_config(STUDIES / version.init, NewEncoder, version.init_set)
     if version.pretrain is not None:
-        load_config(STUDIES / version.pretrain, Pretrain)
+        load_config(STUDIES / version.pretrain, Pretrain, version.init_set)
     for stage in version.stages:
         load_config(STUDIES / stage.config, Posttrain, stage.set)
 
@@ -43,7 +43,7 @@ def test_exchange_rate(data: str):
 @pytest.mark.parametrize(
     ("data", "axes"),
     [
-        ("marketplace", {"pairs", "batch", "queue", "hard", "width", "depth", "behaviours"}),
+        ("marketplace", {"pairs", "batch", "queue", "hard", "width", "depth", "size", "behaviours"}),
         ("movielens", {"behaviours"}),
     ],
 )
@@ -56,7 +56,8 @@ def test_scaling(data: str, axes: set[str]):
             own, of_init = ([w.replace("{x}", f"{x:g}") for w in words] for words in (axis.set, axis.init_set))
             if axis.of == "encoder":
                 load_config(STUDIES / study.posttrain, Posttrain, own)
-                load_config(STUDIES / (axis.init or study.init), NewEncoder, of_init)
+                start = (axis.pretrain, Pretrain) if axis.pretrain else (axis.init or study.init, NewEncoder)
+                load_config(STUDIES / start[0], start[1], of_init)
             else:
                 load_config(STUDIES / study.recipe, Recipe, [*study.recipe_set, *own])
 
