@@ -67,14 +67,24 @@ class Folded:
 
 @dataclass(frozen=True)
 class Card:
-    """A key figure: what it is, its value, and under it what it is held against or its interval."""
+    """A key figure: what it is, its value, and under it what it is held against or its interval. of: its section."""
 
     title: str
     value: str
     reach: str = ""
+    of: str = ""
 
 
-Part = Prose | Table | Plot | Exhibit | Folded
+@dataclass(frozen=True)
+class Findings:
+    """What a section found, told elsewhere. anchor, title: the section's. said: in sentences."""
+
+    anchor: str
+    title: str
+    said: tuple[str, ...]
+
+
+Part = Prose | Table | Plot | Exhibit | Folded | Findings
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Section:
 
 def document(title: str, told: str, sections: Sequence[Section], foot: str = "") -> str:
     """The page. told: what it is about, in a sentence. foot: its last line."""
-    links = "".join(f'<li><a href="#{s.name}">{escape(s.title)}</a></li>' for s in sections)
+    links = "".join(f'<li><a href="#{s.name}">{_name(s.title)}</a></li>' for s in sections)
     nav = f'<nav aria-label="Sections"><ul>{links}</ul></nav>' if len(sections) > 1 else ""
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -115,8 +125,11 @@ def data(sections: Sequence[Section]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for section in sections:
         parts: dict[str, Any] = {}
+        said = list(section.said)
         for part in section.parts:
-            if isinstance(part, Plot):
+            if isinstance(part, Findings):
+                said += part.said
+            elif isinstance(part, Plot):
                 parts[part.name] = part.data()
             elif isinstance(part, Exhibit):
                 rows = [list(row) for row in part.rows]
@@ -124,7 +137,7 @@ def data(sections: Sequence[Section]) -> dict[str, Any]:
             elif isinstance(part, Table):
                 rows = [list(row) for row in part.rows]
                 parts[f"table: {part.title}"] = {"title": part.title, "columns": list(part.head), "rows": rows}
-        found[section.name] = {"title": section.title, "findings": list(section.said), "parts": parts}
+        found[section.name] = {"title": section.title, "findings": said, "parts": parts}
     return found
 
 
@@ -150,9 +163,10 @@ def cell(value: dict[str, float | None], form: str = "{:+.1%}") -> str:
 
 
 def _section(section: Section) -> str:
-    said = f'<ul class="said">{"".join(f"<li>{marked(s)}</li>" for s in section.said)}</ul>' if section.said else ""
+    said = _said(section.said) if section.said else ""
     cards = "".join(
-        f'<div class="card"><dt>{escape(c.title)}</dt><dd><span class="big">{escape(c.value)}</span>'
+        f'<div class="card"><dt>{f"<b>{_name(c.of)}</b>" if c.of else ""}{escape(c.title)}</dt>'
+        f'<dd><span class="big">{escape(c.value)}</span>'
         f'<span class="reach">{escape(c.reach)}</span></dd></div>'
         for c in section.cards
     )
@@ -160,10 +174,21 @@ def _section(section: Section) -> str:
     parts = "".join(_part(section, part) for part in section.parts)
     parts = f'<div class="parts">{parts}</div>' if parts else ""
     anchor = f'id="{section.name}" aria-labelledby="{section.name}-title"'
-    return f'<section {anchor}><h2 id="{section.name}-title">{escape(section.title)}</h2>{cards}{said}{parts}</section>'
+    return f'<section {anchor}><h2 id="{section.name}-title">{_name(section.title)}</h2>{cards}{said}{parts}</section>'
+
+
+def _name(text: str) -> str:
+    """A title, whose words with underscores may break there."""
+    return escape(text).replace("_", "_<wbr>")
+
+
+def _said(lines: Sequence[str]) -> str:
+    return f'<ul class="said">{"".join(f"<li>{marked(line)}</li>" for line in lines)}</ul>'
 
 
 def _part(section: Section, part: Part) -> str:
+    if isinstance(part, Findings):
+        return f'<div><h3><a href="#{part.anchor}">{_name(part.title)}</a></h3>{_said(part.said)}</div>'
     if isinstance(part, Prose):
         return f'<div class="prose">{"".join(f"<p>{marked(p)}</p>" for p in part.paragraphs)}</div>'
     if isinstance(part, Table):
@@ -220,7 +245,7 @@ def _cell(text: str, words: bool) -> str:
     value, bracket, reach = text.partition(" [")
     if words or not bracket or not reach.endswith("]"):
         return f"<td{' class=words' if words else ''}>{escape(text)}</td>"
-    signed = value[:1] in "+-\u2212"
-    ends = [end.strip()[:1] for end in reach[:-1].split(",")]
-    found = signed and len(ends) == 2 and (ends == ["+", "+"] or all(end in "-\u2212" for end in ends))
+    signs = [end.strip()[:1] for end in reach[:-1].split(",")]
+    one_side = signs in (["+", "+"], ["\u2212", "\u2212"]) and any(digit in reach for digit in "123456789")
+    found = value[:1] in "+\u2212" and one_side
     return f"<td{' class=found' if found else ''}>{escape(value)}<small>[{escape(reach)}</small></td>"

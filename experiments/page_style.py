@@ -1,9 +1,9 @@
 """The looks of every page of ours: one style sheet for laptop and phone, light and dark, screen and paper."""
 
 LIGHT = """--bg:#f5f4f0;--card:#fffefc;--ink:#1c2029;--dim:#565d6d;--line:#e1dfd7;--focus:#3246c8;
---s0:#3246c8;--s1:#b4460a;--s2:#0a7566;--s3:#872d9d;--s4:#836000;--s5:#ae1758;--total:#8d94a4;--shade:#eceae3"""
+--s0:#3246c8;--s1:#b4460a;--s2:#0a7566;--s3:#872d9d;--s4:#836000;--s5:#ae1758;--total:#8d94a4;--shade:#eceae3;--edge:#1c202938"""
 DARK = """--bg:#10131a;--card:#181c25;--ink:#e9ebf1;--dim:#a4abba;--line:#2d3341;--focus:#9fb0ff;
---s0:#95a7ff;--s1:#ffa26a;--s2:#50d2bf;--s3:#dca2f3;--s4:#e7c15a;--s5:#ff92b9;--total:#6d7688;--shade:#222733"""
+--s0:#95a7ff;--s1:#ffa26a;--s2:#50d2bf;--s3:#dca2f3;--s4:#e7c15a;--s5:#ff92b9;--total:#6d7688;--shade:#222733;--edge:#000a"""
 
 STYLE = (
     f":root{{color-scheme:light dark;{LIGHT}}}"
@@ -36,13 +36,16 @@ section{margin:2.6rem 0 0}
 section>.parts{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:14px;margin-top:1rem}
 .parts>*{grid-column:1/-1;min-width:0}.parts>.half{grid-column:auto}
 .panel{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px 18px;margin:0}
+.parts h3 a{text-decoration:none}.parts h3 a:hover{text-decoration:underline}
 .parts>.prose{font-size:1rem}.prose p:first-child{margin-top:0}.prose p:last-child{margin-bottom:0}
 .said{margin:.2rem 0 0;padding:0 0 0 1.15rem}.said li{margin:.4rem 0;max-width:78ch}.said li::marker{color:var(--s0)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:1.2rem 0 .6rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;margin:1.2rem 0 .6rem}
+@media (min-width:601px){.cards:has(>:nth-child(5)){grid-template-columns:repeat(3,minmax(0,1fr))}}
 .card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:13px 15px;display:flex;
 flex-direction:column;
 justify-content:space-between}
-.card dt{color:var(--dim);font-size:.84rem;line-height:1.35}
+.card dt{color:var(--dim);font-size:.84rem;line-height:1.35;overflow-wrap:anywhere}
+.card b{display:block;color:var(--ink);font-weight:600;margin-bottom:.15rem}
 .card dd{margin:.15rem 0 0}.card .big{font-size:1.72rem;font-weight:650;letter-spacing:-.025em;line-height:1.2;
 font-variant-numeric:tabular-nums}.card .reach{display:block;color:var(--dim);font-size:.84rem;
 font-variant-numeric:tabular-nums}
@@ -66,16 +69,20 @@ stroke-linejoin:round}svg .dim{fill:var(--dim)}.strong{font-weight:650}
 .key li{display:flex;align-items:center;gap:.35rem;overflow-wrap:anywhere}.key svg{width:14px;height:12px;flex:none}
 details{margin-top:.6rem;font-size:.86rem}
 summary{cursor:pointer;color:var(--dim);width:fit-content}summary:hover{color:var(--ink)}
-.scroll{overflow-x:auto;margin-top:.5rem;max-height:26rem;overflow-y:auto}.scroll.whole{max-height:none}
+.scroll{background:linear-gradient(90deg,var(--card) 40%,transparent) 0/36px 100% no-repeat local,
+linear-gradient(270deg,var(--card) 40%,transparent) 100%/36px 100% no-repeat local,
+linear-gradient(90deg,var(--edge),transparent) 0/11px 100% no-repeat,
+linear-gradient(270deg,var(--edge),transparent) 100%/11px 100% no-repeat;
+overflow-x:auto;margin-top:.5rem;max-height:26rem;overflow-y:auto}.scroll.whole{max-height:none}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.87rem;line-height:1.4;
 min-width:min(100%,24rem)}
-th,td{padding:.32rem .8rem;text-align:right;white-space:nowrap;
+th,td{padding:.32rem .65rem;text-align:right;white-space:nowrap;
 border-bottom:1px solid var(--line);vertical-align:baseline}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}
-tbody th{min-width:clamp(7rem,20vw,13rem)}
+tbody th{min-width:clamp(7rem,16vw,12rem)}
 .words{text-align:left!important;white-space:normal;min-width:6.5rem;overflow-wrap:break-word}
 td:last-child,th:last-child{padding-right:.2rem}
-thead th{color:var(--dim);font-weight:600;vertical-align:bottom}tbody th{font-weight:500}
+thead th{color:var(--dim);font-weight:600;vertical-align:bottom;white-space:normal}tbody th{font-weight:500}
 tr.quiet>*{color:var(--dim)}td.found{color:var(--s0);font-weight:650}td small,th small{display:block;font-weight:400;
 color:var(--dim);white-space:nowrap}
 pre{overflow-x:auto;font-size:.8rem;line-height:1.45;margin:.5rem 0 0}code{font-size:.9em;overflow-wrap:anywhere}
@@ -102,7 +109,8 @@ footer{margin-top:3rem;color:var(--dim);font-size:.85rem;border-top:1px solid va
 .single{max-width:1054px}
 nav{position:sticky;top:1.4rem;align-self:start;max-height:calc(100vh - 2.8rem);overflow-y:auto;padding:2px}
 nav ul{display:block}nav li{margin-bottom:.1rem}
-nav a{white-space:normal;border-color:transparent;background:none;border-radius:8px;padding:.32rem .6rem}
+nav a{white-space:normal;overflow-wrap:anywhere;border-color:transparent;background:none;border-radius:8px;
+padding:.32rem .6rem}
 nav a:hover{background:var(--shade);border-color:transparent}
 main>section:first-child{margin-top:0}}
 @media (max-width:860px){section>.parts{grid-template-columns:minmax(0,1fr)}}
@@ -114,7 +122,7 @@ svg.narrow{display:block}section{margin-top:2.1rem}.near{grid-template-columns:m
     """
 @page{margin:14mm}body{font-size:10.5pt}nav,.skip,details:not([open]){display:none}.sheet{display:block;padding:0}
 figure,.card,tr,.near,.store,.user{break-inside:avoid}h2,h3{break-after:avoid}section{margin-top:1.6rem}
-.scroll{max-height:none;overflow:visible}table{font-size:.7rem;min-width:0}th,td{padding:.2rem .3rem}
+.scroll{max-height:none;overflow:visible;background:none}table{font-size:.7rem;min-width:0}th,td{padding:.2rem .3rem}
 th,td,td small,th small{white-space:normal}section>.parts{grid-template-columns:repeat(2,minmax(0,1fr))}
 tbody th,.words{min-width:4.5rem}td small{font-size:.62rem}
 svg.wide,.half svg.narrow{display:block}svg.narrow,.half svg.wide{display:none}

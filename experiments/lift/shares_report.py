@@ -108,9 +108,26 @@ def _rise(rows: list[dict[str, Any]], lifts: list[dict[str, Any]]) -> dict[str, 
     return found | {"slopes": ((x * y).sum(1) / (x**2).sum(1)).tolist()}
 
 
+def findings(found: dict[str, Any], arm: str) -> list[str]:
+    """What an arm's lifts are, in sentences: how they rise, or at a single share what they are."""
+    said = []
+    for name, rise in found["rise"][arm].items():
+        against = "id-only" if name == "id_only" else "shuffled vectors"
+        if rise:
+            tenth = {key: None if rise[key] is None else rise[key] / 10 for key in ("value", "low", "high")}
+            line = f"the lift over {against} rises by {cell(tenth)} with each tenth of content share"
+            said.append(line + ("." if rise["p"] is None else f" (Page's trend test: p = {rise['p']:.2g})."))
+        elif len(found["arms"][arm]) == 1:
+            row = found["arms"][arm][0]
+            lift = (row if name == "id_only" else row["content"])["all"]
+            said.append(f"true CTR over {against} {cell(lift)} at content share {row['share']:g}.")
+    return said
+
+
 def markdown(found: dict[str, Any]) -> str:
     """The figures as text."""
-    return "\n\n".join(table.markdown() for table in tables(found)) + "\n"
+    said = "\n".join(f"- *{arm}*: {line}" for arm in found["arms"] for line in findings(found, arm))
+    return "\n\n".join(part for part in (said, *(table.markdown() for table in tables(found))) if part) + "\n"
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
@@ -132,12 +149,6 @@ def tables(found: dict[str, Any]) -> list[Table]:
             for row in rows
         ]
         note = "Over id-only, and over the same ranker trained on shuffled vectors; means over worlds with t intervals."
-        for name, rise in found["rise"][arm].items():
-            if rise:
-                tenth = {key: None if rise[key] is None else rise[key] / 10 for key in ("value", "low", "high")}
-                against = "id-only" if name == "id_only" else "shuffled vectors"
-                note += f" The lift over {against} rises by {cell(tenth)} with each tenth of content share"
-                note += "." if rise["p"] is None else f" (Page's trend test: p = {rise['p']:.2g})."
         made.append(Table(arm, note, head, lines))
     names = list(found["agreement"][0]["online"])
     for kind, what in GAUCS.items():

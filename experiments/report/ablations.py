@@ -13,7 +13,7 @@ from experiments.page import Card, Part, Prose, Section, Table
 Groups = Sequence[dict[str, Any]]
 
 
-def ablation_section(report: dict[str, Any], mark: str = "") -> Section:
+def ablation_section(report: dict[str, Any]) -> Section:
     """The section of a study's report (see experiments/ablation/command.py)."""
     groups, slices = report["groups"], report["slices"]
     quiet = frozenset(i for i, group in enumerate(groups) if group["shuffled"])
@@ -32,7 +32,7 @@ def ablation_section(report: dict[str, Any], mark: str = "") -> Section:
     if failed:
         parts.append(Table("Failed cells", "", ["cell", "what it said last"], failed))
     parts += _settings(report)
-    return Section(f"ablation{mark}", f"Ablation: {report['study']}", tuple(parts), _said(groups), _cards(groups))
+    return Section("ablation", f"Ablation: {report['study']}", tuple(parts), _said(groups), _cards(groups))
 
 
 def _real(groups: Groups) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def _plain(test: dict[str, Any]) -> str:
 
 
 def _settings(report: dict[str, Any]) -> list[Part]:
-    facts = [[name, str(value)] for name, value in report["facts"].items()]
+    facts = [[name, "–" if value is None else str(value)] for name, value in report["facts"].items()]
     parts: list[Part] = [Table("Settings and machine", "", ["what", ""], facts)]
     tuned = report["tuning"]
     if tuned:

@@ -19,7 +19,7 @@ SAMPLES, BINS, DRAWS = 600, 8, 400
 
 
 def section(
-    run: RunFolder, dataset: Dataset, split: str, stores: Sequence[Stored], pictures: Pictures | None, mark: str
+    run: RunFolder, dataset: Dataset, split: str, stores: Sequence[Stored], pictures: Pictures | None
 ) -> Section | None:
     """What the run looks at; None where nothing of it can be read or no sample has a history."""
     looked = look(run, dataset, split, SAMPLES)
@@ -32,7 +32,7 @@ def section(
         parts.append(_by_cosine(looked, cosines))
     if looked.weights or cosines:
         parts.append(_users(looked, cosines, pictures))
-    return Section(f"attention{mark}", f"What {name} looks at", tuple(parts))
+    return Section("attention", f"What {name} looks at", tuple(parts))
 
 
 def _about(name: str, looked: Looked, split: str) -> str:

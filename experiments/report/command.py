@@ -5,6 +5,7 @@ The page needs no network. Its figures stand in a JSON beside it; the same sourc
 
 import argparse
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.files import write_json, write_text
 from data.host import keep_freed_memory
-from experiments.page import Card, Prose, Section, data, document
+from experiments.page import Card, Findings, Prose, Section, data, document
 from experiments.report import attention, encoders, neighbours, provenance, rankers
 from experiments.report.ablations import ablation_section
 from experiments.report.lifts import lift_section, ope_section
@@ -22,11 +23,20 @@ from experiments.report.neighbours import Stored
 from experiments.report.pictures import Pictures
 from experiments.report.rankers import Rankers
 from experiments.report.shares import shares_section
-from experiments.report.sources import Sources
+from experiments.report.sources import Sources, place
 from experiments.report.studies import study_section
 from ranker.run_folder import RunFolder
 
-CARDS = 4  # key figures in the summary
+# What has its figures in one JSON file, in the page's order, with what makes a section of them.
+FIGURES = {
+    "ablation": ablation_section,
+    "study": study_section,
+    "lift": lift_section,
+    "shares": shares_section,
+    "ope": ope_section,
+    "recall": encoders.recall_section,
+}
+CARDS = 6  # key figures in the summary
 LOOKS = 3  # recipes of a dataset that are looked into
 
 
@@ -49,8 +59,8 @@ def main(argv: list[str]) -> int:
     beside = args.json or args.out.with_suffix(".json")
     write_page(args.out, beside, args.title or "What was measured", sections)
     for section in sections:
-        for line in section.said if section.name == "summary" else ():
-            print(line.replace("*", ""))
+        for line in section.said:
+            print(f"{section.title}: {line.replace('*', '')}")
     print(f"{args.out}: the report; its figures: {beside}")
     return 0
 
@@ -71,57 +81,55 @@ def report(sources: Sources, against: str | None, draws: int) -> list[Section]:
     """
     runs = [RunFolder(path) for path in sources.runs]
     datasets = _datasets(sources, runs)
-    stores = {
-        key: [Stored.of(p, d) for p in _stores(sources, runs) if neighbours.belongs(p, d)]
-        for key, d in datasets.items()
-    }
+    stores = {key: neighbours.opened(_stores(sources, runs), dataset) for key, dataset in datasets.items()}
     pictures = {key: _pictures(dataset) for key, dataset in datasets.items()}
-    made: list[Section] = []
-    looks: list[Section] = []
     by_data: dict[str, list[RunFolder]] = {}
     for run in runs:
         by_data.setdefault(run.meta()["dataset"]["fingerprint"], []).append(run)
     chosen = against if against and len(by_data) == 1 else None
-    for number, (key, mine) in enumerate(by_data.items()):
+    made: list[tuple[Section, str]] = []  # each with where it comes from, for titles that are alike
+    looks: list[tuple[Section, str]] = []
+    for key, mine in by_data.items():
         if key not in datasets:
             path = mine[0].meta()["dataset"]["path"]
             raise InputError(f"{mine[0].root}: its dataset is not at {path} any more; give its folder as well")
         found = rankers.gather(mine, chosen, draws)
         if found is not None:
-            made += rankers.sections(found, number)
-            looks += _attention(found, datasets[key], stores[key], pictures[key], len(looks))
-    for number, (_, found) in enumerate(sources.figures("ablation")):
-        made.append(ablation_section(found, _mark(number)))
-    seen: dict[str, int] = {}
-    for _, found in sources.figures("study"):
-        number = seen.setdefault(found["study"], 0)
-        made.append(study_section(found, _mark(number)))
-        seen[found["study"]] += 1
-    for number, (_, found) in enumerate(sources.figures("lift")):
-        made.append(lift_section(found, _mark(number)))
-    for number, (_, found) in enumerate(sources.figures("shares")):
-        made.append(shares_section(found, _mark(number)))
-    for number, (_, found) in enumerate(sources.figures("ope")):
-        made.append(ope_section(found, _mark(number)))
-    for number, (_, found) in enumerate(sources.figures("recall")):
-        made.append(encoders.recall_section(found, _mark(number)))
+            where = f"{found.source}, {key[:6]}"
+            made += [(section, where) for section in rankers.sections(found)]
+            more = _attention(found, datasets[key], stores[key], pictures[key])
+            looks += [(section, where) for section in more]
+    for kind, make in FIGURES.items():
+        made += [(make(found), place(path)) for path, found in sources.figures(kind)]
     if sources.encoder_runs:
-        made.append(encoders.runs_section(sources.encoder_runs))
-    for number, key in enumerate(key for key in datasets if stores[key]):
-        made.append(neighbours.section(stores[key], datasets[key], pictures[key], number))
+        made.append((encoders.runs_section(sources.encoder_runs), ""))
+    for key in (key for key in datasets if stores[key]):
+        where = f"{datasets[key].meta['source']}, {key[:6]}"
+        made.append((neighbours.section(stores[key], datasets[key], pictures[key]), where))
     made += looks
     placed = {stored.version.folder.parent for mine in stores.values() for stored in mine}
     lost = [path for path in sources.stores if path not in placed]
     if lost:
-        made.append(neighbours.without_dataset(lost))
+        made.append((neighbours.without_dataset(lost), ""))
     if sources.figures("export"):
-        made.append(provenance.exports_section(sources.figures("export")))
-    made.append(provenance.section(sources, runs, list(datasets.values())))
-    return [_summary(made), *(replace(section, cards=()) for section in made)]
+        made.append((provenance.exports_section(sources.figures("export")), ""))
+    made.append((provenance.section(sources, runs, list(datasets.values())), ""))
+    apart = _apart(made)
+    return [_summary(apart), *(replace(section, cards=()) for section in apart)]
 
 
-def _mark(number: int) -> str:
-    return "" if number == 0 else f"-{number + 1}"
+def _apart(made: Sequence[tuple[Section, str]]) -> list[Section]:
+    """The sections with anchors of their own, and with where they come from behind titles that are alike."""
+    names: Counter[str] = Counter()
+    titles = Counter(section.title for section, _ in made)
+    told = []
+    for section, where in made:
+        names[section.name] += 1
+        number = names[section.name]
+        name = section.name if number == 1 else f"{section.name}-{number}"
+        title = section.title if titles[section.title] == 1 else f"{section.title} ({where})"
+        told.append(replace(section, name=name, title=title))
+    return told
 
 
 def _datasets(sources: Sources, runs: Sequence[RunFolder]) -> dict[str, Dataset]:
@@ -152,9 +160,7 @@ def _pictures(dataset: Dataset) -> Pictures | None:
     return Pictures(dataset)
 
 
-def _attention(
-    found: Rankers, dataset: Dataset, stores: Sequence[Stored], pictures: Pictures | None, before: int
-) -> list[Section]:
+def _attention(found: Rankers, dataset: Dataset, stores: Sequence[Stored], pictures: Pictures | None) -> list[Section]:
     """Of the best recipe of each set of readable mechanisms; where its run cannot be loaded any more, the reason."""
     sections: list[Section] = []
     seen: list[dict[str, list[str]]] = []
@@ -164,24 +170,23 @@ def _attention(
         if not readable or readable in seen or len(sections) == LOOKS or not run.checkpoints.is_dir():
             continue
         seen.append(readable)
-        mark = _mark(before + len(sections))
         try:
-            made = attention.section(run, dataset, found.split, stores, pictures, mark)
+            made = attention.section(run, dataset, found.split, stores, pictures)
         except InputError as reason:
-            made = Section(f"attention{mark}", f"What {name} looks at", (Prose((f"Left out: {reason}.",)),))
+            made = Section("attention", f"What {name} looks at", (Prose((f"Left out: {reason}.",)),))
         sections += [made] if made else []
     return sections
 
 
 def _summary(made: Sequence[Section]) -> Section:
-    """The findings and key figures of all sections."""
-    said = tuple(line for section in made for line in section.said)
+    """The findings of all sections, each with a link, and key figures of them in turn."""
+    parts = tuple(Findings(section.name, section.title, section.said) for section in made if section.said)
     cards: list[Card] = []
-    groups = [list(section.cards) for section in made if section.cards]
-    while any(groups) and len(cards) < CARDS + 2:
+    able = [section for section in made if section.cards]
+    groups = [[replace(card, of=s.title if len(able) > 1 else "") for card in s.cards] for s in able]
+    while any(groups) and len(cards) < CARDS:
         for group in groups:
-            if group and len(cards) < CARDS + 2:
+            if group and len(cards) < CARDS:
                 cards.append(group.pop(0))
-    if not said and not cards:
-        said = (f"{len(made)} sections; nothing here is a comparison.",)
-    return Section("summary", "Summary", (), said, tuple(cards))
+    said = () if parts or cards else (f"{len(made)} sections; nothing here is a comparison.",)
+    return Section("summary", "Summary", parts, said, tuple(cards))

@@ -63,7 +63,7 @@ def _figure(name: str, curves: list[Curve]) -> Plot:
     return xy(f"valid-{slug}", f"{name} on valid", Plane("step", name), curves)
 
 
-def recall_section(found: dict[str, Any], mark: str = "") -> Section:
+def recall_section(found: dict[str, Any]) -> Section:
     """Figures of `moon encoder recall`."""
     parts: list[Part] = []
     said, cards = [], []
@@ -92,4 +92,4 @@ def recall_section(found: dict[str, Any], mark: str = "") -> Section:
     if found["left_out"]:
         parts.append(Table("Left out", "", ["task", "why"], [[k, v] for k, v in found["left_out"].items()]))
     title = f"Search recall: {found['subject']}"
-    return Section(f"recall{mark}", title, tuple(parts), tuple(said), tuple(cards[:4]))
+    return Section("recall", title, tuple(parts), tuple(said), tuple(cards[:4]))

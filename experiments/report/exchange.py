@@ -15,14 +15,14 @@ PAPER = "image_search_hr@10"
 SHOWN = ("image_search_hr@10", "item_item_hr@10", "next_item", "category", "text_search_hr@10", "contrastive")
 
 
-def exchange_section(found: dict[str, Any], mark: str = "") -> Section:
+def exchange_section(found: dict[str, Any]) -> Section:
     """The section of a study's findings (see experiments/studies/exchange_rate.py)."""
     rates = found["rates"]
     parts: list[Part] = [Prose((_about(found),)), *_rates(rates)]
     parts += [_scatter(found, metric) for metric in SHOWN if metric in rates]
     parts += _categories(rates)
     parts += [_table(rates), _versions(found)]
-    return Section(f"exchange{mark}", "Exchange rate", tuple(parts), verdict(found), _cards(rates))
+    return Section("exchange", "Exchange rate", tuple(parts), verdict(found), _cards(rates))
 
 
 def _about(found: dict[str, Any]) -> str:

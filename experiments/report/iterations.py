@@ -18,7 +18,7 @@ AXES = {
 }
 
 
-def iterations_section(found: dict[str, Any], mark: str = "") -> Section:
+def iterations_section(found: dict[str, Any]) -> Section:
     """The section of a study's findings (see experiments/studies/iterations.py)."""
     parts: list[Part] = [Prose((_about(found),))]
     for metric in ("auc", "gauc"):
@@ -29,7 +29,7 @@ def iterations_section(found: dict[str, Any], mark: str = "") -> Section:
     if found["online"]:
         parts += _online(found)
     parts.append(_table(found))
-    return Section(f"iterations{mark}", "Iterations", tuple(parts), verdict(found), _cards(found))
+    return Section("iterations", "Iterations", tuple(parts), verdict(found), _cards(found))
 
 
 def _about(found: dict[str, Any]) -> str:

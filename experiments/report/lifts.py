@@ -8,16 +8,17 @@ from experiments.charts.xy import Curve, Plane, xy
 from experiments.lift import report as lift_report
 from experiments.ope import report as ope_report
 from experiments.page import Card, Part, Prose, Section
+from experiments.report.words import slice_title
 
 PERCENT = "{:+.1%}"
 
 
-def lift_section(found: dict[str, Any], mark: str = "") -> Section:
-    """An online test; `mark` tells several of a page apart."""
+def lift_section(found: dict[str, Any]) -> Section:
+    """An online test."""
     parts: list[Part] = [Prose((lift_report.summary(found),)), lifts(found), by_day(found), by_slice(found)]
     control = found["control"]
     return Section(
-        f"lift{mark}",
+        "lift",
         f"Online test against {control}",
         (*parts, *lift_report.tables(found)),
         _said(found),
@@ -102,12 +103,12 @@ def by_slice(found: dict[str, Any]) -> Plot:
         for name in names:
             lift = found["arms"][name]["slices"][part]["true_ctr"]["lift"]
             if lift["value"] is not None and lift["low"] is not None:
-                rows.append(Estimate(part.replace("_", " "), lift["value"], lift["low"], lift["high"], name))
+                rows.append(Estimate(slice_title(part), lift["value"], lift["low"], lift["high"], name))
     title, measure = "Lift by slice", f"true CTR relative to {found['control']}"
     return intervals("lift-slices", title, measure, rows, "", "{:+.0%}", full=True, series=names)
 
 
-def ope_section(found: dict[str, Any], mark: str = "") -> Section:
+def ope_section(found: dict[str, Any]) -> Section:
     """An off-policy estimate."""
     rows = [Estimate(name, **e["value"]) for name, e in found["estimates"].items()]
     truth = found["truth"]
@@ -115,4 +116,4 @@ def ope_section(found: dict[str, Any], mark: str = "") -> Section:
     rows.append(Estimate("the log's own rate", found["logged_value"]))
     plot = intervals("estimates", "Estimators and the truth", "click rate of the policy", rows, base=None, full=True)
     parts: tuple[Part, ...] = (Prose((ope_report.summary(found),)), plot, *ope_report.tables(found))
-    return Section(f"ope{mark}", f"Off-policy estimate on {found['log']}", parts)
+    return Section("ope", f"Off-policy estimate on {found['log']}", parts)

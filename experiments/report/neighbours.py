@@ -1,5 +1,6 @@
 """Stores of vectors of one dataset: coverage, geometry, and what stands near what, with pictures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class Stored:
     item_rows: np.ndarray
 
     @classmethod
-    def of(cls, path: Path, dataset: Dataset) -> "Stored":
+    def of(cls, path: Path, name: str, dataset: Dataset) -> "Stored":
         """Open a store for a dataset's items, which are found by id if it was made for another preparation."""
         version = Store(path).current
         if version.meta["dataset_fingerprint"] == dataset.fingerprint:
@@ -36,7 +37,7 @@ class Stored:
             rows = ItemRows(version).find(dataset.items().select("item_id").collect()["item_id"])
         known = (rows != UNKNOWN) & (rows < len(version.present))
         known[known] = version.present[rows[known]]
-        return cls(path.name, version, np.where(known, rows, UNKNOWN))
+        return cls(name, version, np.where(known, rows, UNKNOWN))
 
     def unit(self, items: np.ndarray) -> np.ndarray:
         """(n, dim) vectors of length 1 of items (n,); 0 where there is none."""
@@ -44,6 +45,13 @@ class Stored:
         found = self.version.vectors(np.maximum(rows, 0))[0]
         found[rows == UNKNOWN] = 0
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+
+
+def opened(paths: Sequence[Path], dataset: Dataset) -> list[Stored]:
+    """The stores that have vectors of a dataset's items; of one name, they are told apart by their folders."""
+    mine = [path for path in paths if belongs(path, dataset)]
+    names = Counter(path.name for path in mine)
+    return [Stored.of(p, p.name if names[p.name] == 1 else f"{p.parent.name}/{p.name}", dataset) for p in mine]
 
 
 def belongs(path: Path, dataset: Dataset) -> bool:
@@ -57,9 +65,8 @@ def belongs(path: Path, dataset: Dataset) -> bool:
     return bool((ItemRows(version).find(ids) != UNKNOWN).any())
 
 
-def section(stores: Sequence[Stored], dataset: Dataset, pictures: Pictures | None, number: int) -> Section:
-    """The stores' part of a page; `number`: of the dataset, for anchors."""
-    mark = "" if number == 0 else f"-{number + 1}"
+def section(stores: Sequence[Stored], dataset: Dataset, pictures: Pictures | None) -> Section:
+    """The stores' part of a page."""
     parts: list[Part] = [_table(stores, dataset)]
     same = _category_matches(stores, pictures) if pictures else []
     cards = []
@@ -77,8 +84,7 @@ def section(stores: Sequence[Stored], dataset: Dataset, pictures: Pictures | Non
         )
     if pictures:
         parts.append(_gallery(stores, pictures))
-    title = f"Vectors of {dataset.meta['source']}" if number else "Vectors"
-    return Section(f"vectors{mark}", title, tuple(parts), cards=tuple(cards))
+    return Section("vectors", "Vectors", tuple(parts), cards=tuple(cards))
 
 
 def _table(stores: Sequence[Stored], dataset: Dataset) -> Table:

@@ -6,7 +6,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from experiments.page import Folded, Part, Section, Table
-from experiments.report.sources import Sources
+from experiments.report.sources import Sources, place
 from features.store import Store
 from ranker.run_folder import RunFolder
 
@@ -24,31 +24,42 @@ def section(sources: Sources, runs: Sequence[RunFolder], datasets: Sequence[Data
             meta = Store(path).current.meta
             rows.append([path.name, meta["encoder"], meta["fingerprint"][:16], str(meta["dataset_fingerprint"])[:16]])
         parts.append(Table("Stores", "", ["store", "encoder", "fingerprint", "made for dataset"], rows))
-    files = [[kind, path.name, path.parent.name] for kind, found in sources.found.items() for path, _ in found]
+    files = [[kind, path.name, path.parent.name] for kind in sources.found for path, _ in sources.figures(kind)]
     if files:
         parts.append(Table("Figures read from files", "", ["kind", "file", "folder"], files))
+    rows = []
     for path, found in sources.figures("study"):
-        rows = [[name, str(value)] for name, value in found["facts"].items()]
-        parts.append(Table(f"Study {found['study']}, {path.parent.name}", "", ["what", ""], rows))
+        facts = found["facts"]
+        name = found["settings"]["name"]
+        rows.append([name, found["study"], place(path), _commit(facts["commit"]), facts["machine"], facts["versions"]])
+    if rows:
+        parts.append(Table("Studies", "", ["study", "kind", "from", "commit", "machine", "versions"], rows))
+    seeds: dict[tuple[str, str], list[str]] = {}
     for run in runs:
-        parts.append(Folded(f"Configuration of {run.root.name}", (run.root / "config.yaml").read_text()))
+        lines = (run.root / "config.yaml").read_text().splitlines()
+        text = "\n".join(line for line in lines if not line.startswith("seed:"))
+        seeds.setdefault((run.meta()["name"], text), []).append(str(run.meta()["seed"]))
+    for (name, text), mine in seeds.items():
+        parts.append(Folded(f"Configuration of {name}, seed{'s' * (len(mine) > 1)} {', '.join(mine)}", text))
     for path in sources.encoder_runs:
         parts.append(Folded(f"Configuration of {path.name}", (path / "config.yaml").read_text()))
     return Section("provenance", "Provenance", tuple(parts))
 
 
 def _runs(runs: Sequence[RunFolder]) -> Table:
-    rows = []
+    rows, packages = [], []
     for run in runs:
         meta = run.meta()
-        versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
+        packages.append(", ".join(f"{name} {number}" for name, number in meta["versions"].items()))
         stores = ", ".join(f"{name}: {facts['fingerprint'][:12]}" for name, facts in meta.get("stores", {}).items())
         state = "finished" if meta.get("finished") else "not finished"
         data = f"{meta['dataset']['source']} {meta['dataset']['fingerprint'][:12]}"
-        commit = _commit(meta["commit"])
-        rows.append([run.root.name, meta["name"], str(meta["seed"]), state, data, stores or "none", commit, versions])
-    head = ["run", "recipe", "seed", "state", "dataset", "vectors", "commit", "versions"]
-    return Table("Runs", "", head, rows)
+        folder, commit = f"{run.root.parent.name}/{run.root.name}", _commit(meta["commit"])
+        rows.append([folder, meta["name"], str(meta["seed"]), state, data, stores or "none", commit])
+    head = ["run", "recipe", "seed", "state", "dataset", "vectors", "commit"]
+    if len(set(packages)) == 1:
+        return Table("Runs", f"All with {packages[0]}.", head, rows)
+    return Table("Runs", "", [*head, "versions"], [[*row, one] for row, one in zip(rows, packages, strict=True)])
 
 
 def _commit(commit: str | None) -> str:

@@ -13,7 +13,7 @@ from experiments.charts.intervals import Estimate, intervals
 from experiments.charts.plot import Plot
 from experiments.charts.xy import Curve, Plane, Point, xy
 from experiments.page import Card, Part, Prose, Section, Table
-from experiments.report.words import judged, signed
+from experiments.report.words import judged, signed, slice_title
 from ranker.compare import difference, read_runs, spread
 from ranker.metrics import reliability
 from ranker.run_folder import RunFolder
@@ -104,22 +104,18 @@ def _levels(label: np.ndarray, score: np.ndarray, user: np.ndarray, draws: int) 
     return found
 
 
-def sections(found: Rankers, number: int) -> list[Section]:
-    """The rankers' part of a page; `number`: of the dataset, for anchors."""
-    mark = "" if number == 0 else f"-{number + 1}"
-    several = f" on {found.source}" if number else ""
+def sections(found: Rankers) -> list[Section]:
+    """The rankers' part of a page."""
     parts: list[Part] = [_about(found), _figures(found), *_levels_plots(found)]
     if found.gains:
         parts.append(_gains(found))
-    made = [Section(f"rankers{mark}", f"Rankers{several}", tuple(parts), _said(found), _cards(found))]
+    made = [Section("rankers", "Rankers", tuple(parts), _said(found), _cards(found))]
     differ = _slices(found) if found.gains else []
     if differ:
-        made.append(Section(f"slices{mark}", f"Where they differ{several}", tuple(differ)))
-    made.append(
-        Section(f"calibration{mark}", f"Calibration{several}", (_calibration(found), _calibration_table(found)))
-    )
-    made.append(Section(f"training{mark}", f"Training{several}", tuple(_curves(found))))
-    made.append(Section(f"cost{mark}", f"Cost{several}", tuple(_cost(found))))
+        made.append(Section("slices", "Where they differ", tuple(differ)))
+    made.append(Section("calibration", "Calibration", (_calibration(found), _calibration_table(found))))
+    made.append(Section("training", "Training", tuple(_curves(found))))
+    made.append(Section("cost", "Cost", tuple(_cost(found))))
     return made
 
 
@@ -212,7 +208,7 @@ def _slices(found: Rankers) -> list[Plot]:
             for name in names:
                 test = found.gains[name]["slices"][part][metric]
                 if "reason" not in test and not facts.get("too_small"):
-                    line = f"{part.replace('_', ' ')} ({facts['rows']:,})"
+                    line = f"{slice_title(part)} ({facts['rows']:,})"
                     rows.append(Estimate(line, test["delta"], test["low"], test["high"], name))
         if rows:
             note = "By slice of the rows, with their number; slices with fewer than 50 rows of a class are left out."

@@ -16,7 +16,7 @@ TITLES = {
 }
 
 
-def scaling_section(found: dict[str, Any], mark: str = "") -> Section:
+def scaling_section(found: dict[str, Any]) -> Section:
     """The section of a study's findings (see experiments/studies/scaling.py)."""
     about = (
         f"On {found['source']}; encoders are judged on the {found['split']} split's searches, rankers on its rows. "
@@ -25,7 +25,7 @@ def scaling_section(found: dict[str, Any], mark: str = "") -> Section:
     )
     plots = [_curve(axis, figure) for axis in found["axes"] for figure in axis["laws"]]
     parts: list[Part] = [Prose((about,)), *plots, _laws(found)]
-    return Section(f"scaling{mark}", "Scaling", tuple(parts), verdict(found))
+    return Section("scaling", "Scaling", tuple(parts), verdict(found))
 
 
 def verdict(found: dict[str, Any]) -> tuple[str, ...]:

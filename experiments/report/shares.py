@@ -4,15 +4,16 @@ from typing import Any
 
 from experiments.charts.plot import Plot
 from experiments.charts.xy import Curve, Plane, xy
-from experiments.lift.shares_report import SLICES, tables
+from experiments.lift.shares_report import SLICES, findings, tables
 from experiments.page import Section
 
 AGAINST = {"id_only": "over id-only", "content": "over shuffled vectors"}
 
 
-def shares_section(found: dict[str, Any], mark: str = "") -> Section:
+def shares_section(found: dict[str, Any]) -> Section:
     """The section of a study's figures (see experiments/lift/shares_report.py)."""
-    return Section(f"shares{mark}", "Lift against the content share", (*share_plots(found), *tables(found)))
+    said = tuple(f"*{arm}*: {line}" for arm in found["arms"] for line in findings(found, arm))
+    return Section("shares", "Lift against the content share", (*share_plots(found), *tables(found)), said)
 
 
 def share_plots(found: dict[str, Any]) -> list[Plot]:

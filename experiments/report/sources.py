@@ -62,8 +62,9 @@ class Sources:
         return sources
 
     def figures(self, kind: str) -> list[tuple[Path, dict[str, Any]]]:
-        """What was found of a kind that has its figures in one JSON file."""
-        return self.found.get(kind, [])
+        """What was found of a kind that has its figures in one JSON file; studies of a kind stand together."""
+        found = self.found.get(kind, [])
+        return sorted(found, key=lambda one: one[1]["study"]) if kind == "study" else found
 
     def _add(self, path: Path) -> bool:
         if path.is_file():
@@ -97,6 +98,11 @@ class Sources:
         if path not in places:
             places.append(path)
         return True
+
+
+def place(path: Path) -> str:
+    """What a file of figures is called: its folder where the file's name is every such file's, else its own name."""
+    return path.parent.name if any(path.name in files for files in MARKS.values()) else path.stem
 
 
 def _children(folder: Path) -> Iterator[Path]:

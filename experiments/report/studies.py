@@ -12,14 +12,16 @@ from experiments.report.scaling import scaling_section
 SECTIONS = {"exchange-rate": exchange_section, "scaling": scaling_section, "iterations": iterations_section}
 
 
-def study_section(found: dict[str, Any], mark: str = "") -> Section:
-    """The section of findings.json.
+def study_section(found: dict[str, Any]) -> Section:
+    """The section of findings.json, which bears the study's name.
 
     Raises InputError for a study of another program version.
     """
     if found["study"] not in SECTIONS:
         raise InputError(f"no study {found['study']!r} is known (there are: {', '.join(SECTIONS)})")
-    return with_failed(SECTIONS[found["study"]](found["findings"], mark), found["findings"].get("failed", []))
+    section = SECTIONS[found["study"]](found["findings"])
+    section = replace(section, title=f"{section.title}: {found['settings']['name']}")
+    return with_failed(section, found["findings"].get("failed", []))
 
 
 def with_failed(section: Section, failed: list[str]) -> Section:

@@ -9,3 +9,11 @@ def judged(low: float, high: float) -> str:
 def signed(value: float, digits: int = 4) -> str:
     """A difference with its sign."""
     return f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def slice_title(name: str) -> str:
+    """A slice of the rows: history_1_9 is "history 1 to 9"."""
+    words = name.split("_")
+    if words[0] == "history" and len(words) == 3 and words[2].isdigit():
+        words.insert(2, "to")
+    return " ".join(words)

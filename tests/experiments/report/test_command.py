@@ -10,7 +10,9 @@ import pytest
 
 import moon
 from data.errors import InputError
+from experiments.page import Section, Table, alone, data
 from experiments.page_style import DARK, LIGHT
+from experiments.report.command import report
 from experiments.report.sources import Sources
 from tests.experiments.report.conftest import RESULTS, make
 
@@ -104,6 +106,31 @@ def test_the_summary_says_what_the_figures_say(page: Path):
     ablation = json.loads((RESULTS / "movielens_ablation.json").read_text())
     gains = [g["content_gain"]["rows"]["auc_by_user"]["delta"] for g in ablation["groups"] if g["content_gain"]]
     assert f"{max(gains):+.4f}" in said
+
+
+def test_several_studies_of_a_kind_are_told_apart(tmp_path: Path):
+    names = ["movielens_exchange_rate.json", "movielens_scaling.json", "marketplace_exchange_rate.json"]
+    again = tmp_path / "again" / "findings.json"
+    again.parent.mkdir()
+    shutil.copy(RESULTS / names[0], again)
+    sections = report(Sources.of([*(RESULTS / name for name in names), again]), None, 100)
+    assert [(s.name, s.title) for s in sections[1:-1]] == [
+        ("exchange", "Exchange rate: exchange_movielens (movielens_exchange_rate)"),
+        ("exchange-2", "Exchange rate: exchange_marketplace"),
+        ("exchange-3", "Exchange rate: exchange_movielens (again)"),
+        ("scaling", "Scaling: scaling_movielens"),
+    ]
+    found = data(sections)
+    assert found["summary"]["findings"] == [line for s in sections[1:] for line in s.said]
+    assert {card.of for card in sections[0].cards} == {s.title for s in sections if s.name.startswith("exchange")}
+
+
+@pytest.mark.parametrize(
+    ("text", "out"), [("+0.1 [+0.0, +0.2]", True), ("+0.0 [+0.0, +0.0]", False), ("-0.1 [-0.2, +0.0]", False)]
+)
+def test_a_gain_stands_out_where_its_interval_leaves_out_zero(text: str, out: bool):
+    page = alone(Section("x", "X", (Table("Gains", "", ["a", "b"], [["row", text]]),)))
+    assert ("class=found" in page) == out
 
 
 def test_kinds_are_told_apart_and_what_is_none_is_refused(results: Path, market_root: Path, tmp_path: Path):
