@@ -120,7 +120,7 @@ svg.narrow{display:block}section{margin-top:2.1rem}.near{grid-template-columns:m
 """
     f"@media print{{:root{{{LIGHT};--bg:#fff;--card:#fff}}"
     """
-@page{margin:14mm}body{font-size:10.5pt}nav,.skip,details:not([open]){display:none}.sheet{display:block;padding:0}
+@page{margin:14mm}body,.parts>.prose{font-size:10.5pt}nav,.skip,details:not([open]){display:none}.sheet{display:block;padding:0}
 figure,.card,tr,.near,.store,.user{break-inside:avoid}h2,h3{break-after:avoid}section{margin-top:1.6rem}
 .scroll{max-height:none;overflow:visible;background:none}table{font-size:.7rem;min-width:0}th,td{padding:.2rem .3rem}
 th,td,td small,th small{white-space:normal}section>.parts{grid-template-columns:repeat(2,minmax(0,1fr))}

@@ -86,8 +86,7 @@ def _draw(
     labels = scale.labels(ticks, form)
     for tick, label in zip(ticks, labels, strict=True):
         out.line(scale(tick), top - 4, scale(tick), bottom, "grid")
-        half = text_width(label) / 2
-        out.text(min(max(scale(tick), half), width - half), bottom + 17, label, "dim", "middle")
+        out.tick(scale(tick), bottom + 17, label)
     if base is not None:
         out.line(scale(base), top - 4, scale(base), bottom, "zero")
     out.text(beside + 8 if not narrow else 0, 13, measure, "dim")

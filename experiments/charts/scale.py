@@ -1,6 +1,7 @@
 """From numbers to places on paper: linear and logarithmic scales, and ticks that people like to read."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -43,8 +44,10 @@ class Scale:
         return [t for t in found if abs(t - round(t)) < 1e-9] if whole else found
 
     def labels(self, ticks: list[float], form: str | None = None) -> list[str]:
-        """The ticks as text: by a format such as "{:+.1%}", or with as many digits as tell them apart."""
+        """The ticks as text: by a format such as "{:+.1%}", with more digits where it rounds, or with as many as tell
+        them apart."""
         if form is not None:
+            form = _exact(form, ticks)
             return [form.format(t).lstrip("" if t else "+").replace("-", "\u2212") for t in ticks]
         return [short(t, _step(ticks)) for t in ticks] if not self.log else [short(t) for t in ticks]
 
@@ -58,6 +61,17 @@ def short(value: float, step: float | None = None) -> str:
     if step is None and "." in text:
         text = text.rstrip("0").rstrip(".")
     return text.replace("-", "\u2212") if float(text.replace(",", "")) else "0"
+
+
+def _exact(form: str, ticks: list[float]) -> str:
+    """The format with as many decimals as the ticks need, at most 6."""
+    found = re.search(r"\.(\d)([f%])", form)
+    if found is None:
+        return form
+    digits, unit = int(found[1]), 100 if found[2] == "%" else 1
+    while digits < 6 and any(abs(round(t * unit, digits) - t * unit) > 1e-9 for t in ticks):
+        digits += 1
+    return form.replace(found[0], f".{digits}{found[2]}")
 
 
 def _digits(step: float) -> int:

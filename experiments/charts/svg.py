@@ -95,6 +95,11 @@ class Drawing:
         at = f'x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"'
         self._parts.append(f'<text class="{look}" {at}{sized}{turned}>{escape(text)}</text>')
 
+    def tick(self, x: float, y: float, label: str) -> None:
+        """A tick's label, in the middle over x or as near as the drawing's edges let it."""
+        half = text_width(label) / 2
+        self.text(min(max(x, half), self.width - half), y, label, "dim", "middle")
+
     def svg(self, look: str) -> str:
         """The element. It is hidden from screen readers: the figure around it says in words what it shows."""
         size = f'viewBox="0 0 {_n(self.width)} {_n(self.height)}"'

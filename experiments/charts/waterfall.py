@@ -68,7 +68,7 @@ def _draw(
     ticks = scale.ticks(3 if narrow else 6)
     for tick, label in zip(ticks, scale.labels(ticks, level), strict=True):
         out.line(scale(tick), 20, scale(tick), bottom, "grid")
-        out.text(scale(tick), bottom + 17, label, "dim", "middle")
+        out.tick(scale(tick), bottom + 17, label)
     out.text(beside + 8 if not narrow else 0, 13, measure, "dim")
     for row, (text, height_) in enumerate(zip(words, tall, strict=True)):
         for place, line in enumerate(text):

@@ -96,7 +96,7 @@ def _draw(plane: Plane, curves: Sequence[Curve], points: Sequence[Point], names:
         out.text(left - 7, y_scale(tick) + 4, label, "dim", "end")
     for tick, label in zip(x_ticks, x_labels, strict=True):
         out.line(x_scale(tick), bottom, x_scale(tick), bottom + 4, "grid")
-        out.text(min(x_scale(tick), width - text_width(label) / 2), bottom + 18, label, "dim", "middle")
+        out.tick(x_scale(tick), bottom + 18, label)
     out.text(0, 13, fitted(plane.y, width), "ink")
     out.text(width - 8, height - 6, fitted(plane.x, width), "ink", "end")
     if plane.zero and not plane.y_log:

@@ -1,8 +1,11 @@
 """Scales put values where they belong, and ticks are round, inside, and told apart."""
 
+import re
+
 import pytest
 
 from experiments.charts.scale import Scale, short
+from experiments.charts.svg import Drawing, text_width
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,23 @@ def test_ticks_are_inside_ascending_and_have_different_labels(low: float, high: 
     for tick, label in zip(ticks, labels, strict=True):
         number = float(label.replace("\u2212", "-").replace(",", "").replace("k", "e3").replace("M", "e6"))
         assert number == pytest.approx(tick, rel=1e-6, abs=1e-12)
+
+
+def test_a_format_gets_the_digits_that_its_ticks_need():
+    scale = Scale(0, 0.011, 0, 100)
+    assert scale.labels([0, 0.0025, 0.005, 0.0075], "{:+.3f}") == ["0.0000", "+0.0025", "+0.0050", "+0.0075"]
+    assert scale.labels([-0.05, 0.1], "{:+.0%}") == ["\u22125%", "+10%"]
+    assert scale.labels([0.025, 0.05], "{:.0%}") == ["2.5%", "5.0%"]
+
+
+def test_a_label_at_the_edge_stays_inside():
+    drawing = Drawing(100, 40)
+    drawing.tick(1, 20, "0.6800")
+    drawing.tick(50, 20, "0.6900")
+    drawing.tick(99, 20, "0.7000")
+    left, middle, right = (float(x) for x in re.findall(r'<text class="dim" x="([\d.]+)"', drawing.svg("wide")))
+    half = text_width("0.6800") / 2
+    assert left == pytest.approx(half, abs=0.1) and middle == 50 and right == pytest.approx(100 - half, abs=0.1)
 
 
 def test_ends_and_ratios():

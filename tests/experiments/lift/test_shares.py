@@ -78,6 +78,8 @@ def test_figures_are_means_over_worlds():
     text = markdown(found)
     assert "+20.0%" in text and "| 0.5 | 3 |" in text
     assert alone(shares_section(found)).count('role="img"') == 4
+    one = alone(shares_section(gather([0.5], ["cube"], {key: world for key, world in worlds.items() if key[0] == 0.5})))
+    assert one.count('role="img"') == 4 and "+20.0% [+20.0%, +20.0%] at content share 0.5" in one
 
 
 def test_the_rise_is_a_regression_with_the_seeds_apart_and_a_trend_from_share_to_share():
