@@ -75,16 +75,17 @@ class Version:
                 f"store version {self.number}: no prefix of {dim} dimensions; it has {sorted(set(allowed))}"
             )
         known = rows < len(self.present)
+        if not len(self.present):
+            return np.zeros((len(rows), dim or self.meta["dim"]), np.float32), known
         safe = np.where(known, rows, 0)
-        mask = known & self.present[safe] if len(self.present) else known
-        width = dim or self.meta["dim"]
-        found = torch.from_numpy(self.codes[rows[mask], :width]).float().numpy()  # numpy takes ten times as long
-        found *= self.scale[rows[mask], None]
+        mask = known & self.present.take(safe)
+        codes = self.codes.take(safe, 0)[:, :dim]
+        found = torch.from_numpy(codes).float().numpy()  # numpy takes ten times as long
+        found *= self.scale.take(safe)[:, None]
         if dim is not None:
-            found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-        out = np.zeros((len(rows), width), np.float32)
-        out[mask] = found
-        return out, mask
+            found /= np.maximum(np.sqrt(np.add.reduce(found * found, axis=1, keepdims=True)), 1e-12)
+        found[~mask] = 0
+        return found, mask
 
 
 def open_version(root: Path | str, number: int) -> Version:

@@ -65,6 +65,10 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, width) -> logits (B,)."""
         deep = self.tower(x)
-        if self.cross is not None:
-            deep = torch.cat([self.cross(x), deep], 1)
-        return self.output(deep).squeeze(1)
+        if self.cross is None:
+            return self.output(deep).squeeze(1)
+        crossed = self.cross(x)
+        if torch.compiler.is_exporting():  # compiled with the last cross layer, in one pass
+            of_crossed, of_deep = self.output.weight.squeeze(0).split([crossed.size(1), deep.size(1)])
+            return crossed @ of_crossed + deep @ of_deep + self.output.bias
+        return self.output(torch.cat([crossed, deep], 1)).squeeze(1)

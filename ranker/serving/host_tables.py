@@ -54,7 +54,7 @@ class HostTables:
         found = {}
         for keyed in ids.values():
             counts = keyed.lengths().tolist()
-            for name, values in zip(keyed.keys(), keyed.values().split(counts), strict=True):
+            for name, values in zip(keyed.keys(), keyed.values().split_with_sizes(counts), strict=True):
                 found[name] = self._table_of[name].rows(values)
         return found
 

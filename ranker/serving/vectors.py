@@ -130,11 +130,11 @@ class ServedVectors:
     def rows(self, ids: Tensor, pinned: Pinned) -> Tensor:
         """Vectors (U, M) float32 of table rows (U,); 0 where there is none."""
         at = ids.numpy()
-        stored = at >= pinned.first
-        rows = np.where(stored, at - pinned.first, pinned.version.meta["items"])  # behind the last: no vector
+        rows = at - pinned.first
+        rows[rows < 0] = pinned.version.meta["items"]  # behind the last: no vector
         out = pinned.version.vectors(rows, self.facts.dim)[0]
         if self._table is not None:
-            trained = ~stored & (at != MISSING)
+            trained = (at < pinned.first) & (at != MISSING)
             out[trained] = self._table.rows(torch.from_numpy(at[trained])).numpy()
         return torch.from_numpy(out)
 
