@@ -12,6 +12,7 @@ from typing import Any
 from experiments.charts.plot import Plot, key_html, shown
 from experiments.page_style import STYLE
 
+BRIEF = 16  # letters of a line's name that stand in one line
 MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 MOON = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M15.5 2a10 10 0 1 0 6.3 14.6A8.2 8.2 0 0 1 15.5 2Z"/></svg>'
@@ -221,6 +222,7 @@ def _table(table: Table) -> str:
 
 def _rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], quiet: frozenset[int], look: str) -> str:
     words = {n for n in range(1, len(head)) if any(_is_text(row[n]) for row in rows)}
+    look += " brief" if all(len(row[0]) <= BRIEF for row in rows) else ""
     top = "".join(
         f'<th scope="col"{" class=words" if n in words else ""}>{escape(name)}</th>' for n, name in enumerate(head)
     )

@@ -79,7 +79,7 @@ min-width:min(100%,24rem)}
 th,td{padding:.32rem .65rem;text-align:right;white-space:nowrap;
 border-bottom:1px solid var(--line);vertical-align:baseline}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}
-tbody th{min-width:clamp(7rem,16vw,12rem)}
+tbody th{min-width:clamp(7rem,16vw,12rem)}.brief tbody th{min-width:0;white-space:nowrap}
 .words{text-align:left!important;white-space:normal;min-width:6.5rem;overflow-wrap:break-word}
 td:last-child,th:last-child{padding-right:.2rem}
 thead th{color:var(--dim);font-weight:600;vertical-align:bottom;white-space:normal}tbody th{font-weight:500}
@@ -124,7 +124,7 @@ svg.narrow{display:block}section{margin-top:2.1rem}.near{grid-template-columns:m
 figure,.card,tr,.near,.store,.user{break-inside:avoid}h2,h3{break-after:avoid}section{margin-top:1.6rem}
 .scroll{max-height:none;overflow:visible;background:none}table{font-size:.7rem;min-width:0}th,td{padding:.2rem .3rem}
 th,td,td small,th small{white-space:normal}section>.parts{grid-template-columns:repeat(2,minmax(0,1fr))}
-tbody th,.words{min-width:4.5rem}td small{font-size:.62rem}
+tbody th,.words{min-width:4.5rem}.brief tbody th{white-space:normal}td small{font-size:.62rem}
 svg.wide,.half svg.narrow{display:block}svg.narrow,.half svg.wide{display:none}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

@@ -148,7 +148,8 @@ def tables(found: dict[str, Any]) -> list[Table]:
             ]
             for row in rows
         ]
-        note = "Over id-only, and over the same ranker trained on shuffled vectors; means over worlds with t intervals."
+        over = "id-only, and over the same ranker trained on shuffled vectors" if twin else "id-only"
+        note = f"Over {over}; means over worlds with t intervals."
         made.append(Table(arm, note, head, lines))
     names = list(found["agreement"][0]["online"])
     for kind, what in GAUCS.items():

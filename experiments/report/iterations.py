@@ -47,7 +47,8 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
         gains = [step["own"][m]["users"] for m in ("auc", "gauc")]
         words = ", ".join(f"{m} {_reach(g)}" for m, g in zip(("AUC", "GAUC"), gains, strict=True))
         way = judged(gains[0]["low"], gains[0]["high"])
-        said.append(f"*{step['title']}* ({AXES[step['axis']]}): {words}: {way} on AUC.")
+        found_out = f"{words}: {way} on AUC." if any(map(_moved, gains)) else "scores are those of the step before."
+        said.append(f"*{step['title']}* ({AXES[step['axis']]}): {found_out}")
         if step.get("content"):
             said[-1] += f" Over the same step on shuffled vectors: AUC {_reach(step['content']['auc']['users'])}."
     last = found["steps"][-1]["whole"]
@@ -65,6 +66,10 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
             reach = f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]".replace("-", "\u2212")
             said.append(f"Online, the last version over its twin on shuffled vectors: {reach} over seeds.")
     return tuple(said)
+
+
+def _moved(gain: dict[str, float]) -> bool:
+    return gain["low"] != 0 or gain["high"] != 0
 
 
 def over_seeds(values: list[float]) -> tuple[float, float, float]:

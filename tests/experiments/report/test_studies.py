@@ -62,6 +62,10 @@ def test_steps_add_up_to_the_whole():
     section = iterations_section(found | {"online": {"days": 1, "tests": tests}})
     assert [row[2] for row in data([section])["iterations"]["parts"]["content"]["rows"]] == [5e-4, 5e-4, 3e-3, 3e-3]
     assert "on shuffled vectors: AUC +0.0030" in section.said[1] and "on shuffled vectors: +3.5%" in section.said[-1]
+    same = {"users": {"delta": 0.0, "low": 0.0, "high": 0.0}, "seeds": None}
+    steps[1] |= {"own": {"auc": same, "gauc": same}}
+    said = iterations_section(found | {"online": None}).said
+    assert "scores are those of the step before" in said[1] and "better on AUC" in said[0]
 
 
 def test_cells_that_failed_are_shown():
