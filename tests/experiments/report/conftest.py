@@ -15,7 +15,16 @@ RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 def make(root: Path, *more: object) -> int:
     """`moon report` of a folder and of committed results, with few draws."""
     shown = [
-        RESULTS / f"{n}.json" for n in ("movielens_ablation", "marketplace_lift_demo", "marketplace_exchange_rate")
+        RESULTS / f"{name}.json"
+        for name in (
+            "movielens_ablation",
+            "marketplace_lift_demo",
+            "marketplace_lift_arms",
+            "marketplace_exchange_rate",
+            "movielens_exchange_rate",
+            "marketplace_iterations",
+            "movielens_iterations",
+        )
     ]
     return moon.main([str(word) for word in ("report", root, *shown, *more, "--draws", 100)])
 
