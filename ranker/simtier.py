@@ -1,5 +1,8 @@
 """SimTier: how many behaviours are how similar to the target (Sheng et al., arXiv 2407.19467)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,7 @@ from ranker.similarity import Cosines
 
 TIERS = 22  # 20 of .1 over [-1, 1), one for cosine 1, one for behaviours that cannot be compared
 LEVELS = 20
+_lower = 1e-6  # tiers begin so much lower, so that rounding leaves a picture beside itself in the last
 
 
 class SimTier(nn.Module):
@@ -40,5 +44,17 @@ class SimTier(nn.Module):
 
 def tiers(found: Cosines) -> Tensor:
     """Tier (N,) int64 of every behaviour."""
-    level = torch.floor((found.values.detach().double() + 1 + 1e-6) * (LEVELS / 2)).long().clamp(0, LEVELS)
+    level = torch.floor((found.values.detach().double() + 1 + _lower) * (LEVELS / 2)).long().clamp(0, LEVELS)
     return torch.where(found.known, level, TIERS - 1)
+
+
+@contextmanager
+def edges_moved(by: float) -> Iterator[None]:
+    """Meanwhile tiers begin `by` lower: a cosine on an edge, which rounding may put in either tier, is in the other."""
+    global _lower
+    before = _lower
+    _lower += by
+    try:
+        yield
+    finally:
+        _lower = before

@@ -1,7 +1,8 @@
 """From a trained run to a published version of a package."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +64,12 @@ def export(
     encoder, trained = samples.encoder, run.meta().get("trained_encoders", {})
     like = next(Loader(samples, SPLIT, min(choice.rows, parity.SCORING_BATCH)).epoch())
     eager = parity.eager_scores(model, samples, SPLIT, ranks.device, choice.rows)
+
+    @cache
+    def beside_edges() -> list[np.ndarray]:
+        again, _ = load_ranker(run, dataset, ranks, stores=stores)  # the dense part takes the model's tables away
+        return parity.scores_beside_edges(again, samples, SPLIT, ranks.device, choice.rows)
+
     with new_version(out) as folder:
         shapes = write_tables(model, folder / "tables", choice.tables)
         write_catalogue(encoder, "item", dataset.items().collect(), folder / "items")
@@ -90,7 +97,7 @@ def export(
         )  # pyright: ignore[reportCallIssue]
         seal(folder, package)
         written: tuple[Runtime, ...] = tuple(p for p in choice.programs if p not in left_out)
-        comparisons, served = _judge(folder, samples, eager, choice, written, devices)
+        comparisons, served = _judge(folder, samples, eager, beside_edges, choice, written, devices)
         package = package.model_copy(update={"hash": content_hash(folder)})
         found = {
             "parity": parity.facts(comparisons),
@@ -150,6 +157,7 @@ def _judge(
     folder: Path,
     samples: SampleEncoder,
     eager: np.ndarray,
+    beside_edges: Callable[[], list[np.ndarray]],
     choice: Choice,
     programs: tuple[Runtime, ...],
     devices: tuple[str, ...],
@@ -164,7 +172,7 @@ def _judge(
     scores = eager
     for runtime, device in runs:
         scores = parity.package_scores(Model(folder, runtime, torch.device(device)), samples, SPLIT, len(eager))
-        comparisons.append(parity.compare(f"{runtime} on {device}", label, eager, scores, exact))
+        comparisons.append(parity.compare(f"{runtime} on {device}", label, eager, scores, exact, beside_edges))
         parity.require(comparisons)
     model = Model(folder, runs[-1][0], torch.device("cpu"))
     served = parity.skew(model, dataset, SPLIT, scores)

@@ -1,5 +1,6 @@
 """The gate: a package is published only if it gives the trained model's scores."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,9 +17,11 @@ from ranker.evaluate import SCORING_BATCH, score_batches
 from ranker.exporting.recorded import recorded_requests
 from ranker.serving.model import Model, probability
 from ranker.serving.requests import requests_of
+from ranker.simtier import edges_moved
 
 EXACT = 1e-5
 AUC = 1e-3
+ROUNDING = 5e-7  # of a cosine
 REQUEST_ROWS = 512
 
 
@@ -28,12 +31,14 @@ class Comparison:
 
     Attributes:
         runtime: which format was run. rows: compared. largest: largest difference of two probabilities.
+        on_edges: rows in which a cosine lies on the edge of a tier, and rounding put it on the other side.
         auc_eager, auc_package: over these rows. rule, limit: what had to hold. passed: whether it did.
     """
 
     runtime: str
     rows: int
     largest: float
+    on_edges: int
     auc_eager: float
     auc_package: float
     rule: str
@@ -43,8 +48,9 @@ class Comparison:
     def line(self) -> str:
         """In words."""
         verdict = "ok" if self.passed else "REFUSED"
+        edges = f" ({self.on_edges} with a cosine on the edge of a tier)" if self.on_edges else ""
         return (
-            f"{self.runtime}: {self.rows:,} rows, largest difference {self.largest:.1e}, "
+            f"{self.runtime}: {self.rows:,} rows{edges}, largest difference {self.largest:.1e}, "
             f"AUC {self.auc_package:.6f} (eager {self.auc_eager:.6f}); {self.rule} <= {self.limit:g}: {verdict}"
         )
 
@@ -60,6 +66,17 @@ def eager_scores(model: nn.Module, samples: SampleEncoder, split: str, device: t
     return np.concatenate(found)
 
 
+def scores_beside_edges(
+    model: nn.Module, samples: SampleEncoder, split: str, device: torch.device, rows: int
+) -> list[np.ndarray]:
+    """`eager_scores` with the edges of the tiers (ranker.simtier) moved by rounding, down and up."""
+    found = []
+    for by in (ROUNDING, -ROUNDING):
+        with edges_moved(by):
+            found.append(eager_scores(model, samples, split, device, rows))
+    return found
+
+
 def package_scores(model: Model, samples: SampleEncoder, split: str, rows: int) -> np.ndarray:
     """The package's probabilities of the same rows, from the same batches."""
     loader, found, total = Loader(samples, split, SCORING_BATCH), [], 0
@@ -71,13 +88,29 @@ def package_scores(model: Model, samples: SampleEncoder, split: str, rows: int) 
     return np.concatenate(found)
 
 
-def compare(runtime: str, label: np.ndarray, eager: np.ndarray, package: np.ndarray, exact: bool) -> Comparison:
-    """`exact`: float32 throughout, so that every score must agree; else the AUC must (and scores may move)."""
+def compare(
+    runtime: str,
+    label: np.ndarray,
+    eager: np.ndarray,
+    package: np.ndarray,
+    exact: bool,
+    beside_edges: Callable[[], Sequence[np.ndarray]],
+) -> Comparison:
+    """`exact`: float32 throughout, so that every score must agree; else the AUC must (and scores may move).
+
+    `beside_edges`: other eager scores that rows on an edge may have instead; called if some score does not agree.
+    """
+    on_edges, off = 0, np.flatnonzero(np.abs(eager - package) > EXACT)
+    if exact and len(off):
+        either = np.stack([eager, *beside_edges()])[:, off]
+        nearest = np.abs(either - package[off]).argmin(0)
+        eager, on_edges = eager.copy(), int((nearest > 0).sum())
+        eager[off] = either[nearest, np.arange(len(off))]
     largest = float(np.abs(eager - package).max())
     before, after = (float(metrics.auc(label, score)) for score in (eager, package))
     rule, limit = ("largest difference of a score", EXACT) if exact else ("difference of AUC", AUC)
     found = largest if exact else abs(before - after)
-    return Comparison(runtime, len(label), largest, before, after, rule, limit, bool(found <= limit))
+    return Comparison(runtime, len(label), largest, on_edges, before, after, rule, limit, bool(found <= limit))
 
 
 def require(comparisons: list[Comparison]) -> None:

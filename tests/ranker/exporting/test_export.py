@@ -13,10 +13,12 @@ from data.errors import InputError
 from features.ranks import process_group
 from ranker.build import load_ranker
 from ranker.exporting import export as exporting
+from ranker.exporting import parity
 from ranker.exporting.export import Choice, export
 from ranker.run_folder import RunFolder
 from ranker.serving.model import Model, probability
 from ranker.serving.package import current_version, open_package, point
+from ranker.simtier import edges_moved
 from ranker.train import train
 from tests.ranker.exporting.recipes import RECIPES, recipe
 from tests.ranker.exporting.test_dense_part import batches
@@ -76,13 +78,29 @@ def test_a_package_with_other_scores_is_refused_and_not_published(exported, tmp_
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_cosine_that_rounding_may_put_in_either_tier_is_no_reason_to_refuse(exported, tmp_path, monkeypatch):
+    """The trained model's tiers are moved by as much as cosines may be rounded, made large, so that rows change."""
+    eager_scores = parity.eager_scores
+
+    def rounded(*recorded):
+        with edges_moved(0.02):
+            return eager_scores(*recorded)
+
+    monkeypatch.setattr(parity, "eager_scores", rounded)
+    with pytest.raises(InputError, match="REFUSED"):
+        exported_again(exported, tmp_path / "out")
+    monkeypatch.setattr(parity, "ROUNDING", 0.02)
+    card, _ = exported_again(exported, tmp_path / "out")
+    assert card["parity"][0]["on_edges"] > 0 and card["parity"][0]["largest"] < 1e-6
+
+
 def test_int8_takes_a_quarter_and_two_bytes_a_row_and_keeps_the_auc(exported, tmp_path):
     card, folder = exported_again(exported, tmp_path / "out", tables="int8")
     rows = sum(t["rows"] for t in card["tables"].values())
     assert card["memory"]["tables_bytes"] == card["memory"]["tables_bytes_float32"] / 4 + 2 * rows
-    (parity,) = card["parity"]
-    assert parity["rule"] == "difference of AUC" and parity["limit"] == 1e-3
-    assert abs(parity["auc_package"] - parity["auc_eager"]) <= 1e-3 and 0 < parity["largest"] < 0.01
+    (found,) = card["parity"]
+    assert found["rule"] == "difference of AUC" and found["limit"] == 1e-3
+    assert abs(found["auc_package"] - found["auc_eager"]) <= 1e-3 and 0 < found["largest"] < 0.01
     assert open_package(folder).tables == "int8"
 
 
