@@ -16,13 +16,14 @@ CURVE = 40
 
 def power_law(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     """(a, b, c) of the least squares fit of y (n,) at x (n,) > 0."""
-    bases = x[None, :] ** -EXPONENTS[:, None]
+    bases = (x / x[0]) ** -EXPONENTS[:, None]  # from 1 on: x may be a million
     centred = bases - bases.mean(1, keepdims=True)
     spread = np.maximum((centred**2).sum(1), 1e-18)
     slope = centred @ (y - y.mean()) / spread
     left = y.mean() + slope[:, None] * centred - y
     best = int(np.argmin((left**2).sum(1)))
-    return float(y.mean() - slope[best] * bases[best].mean()), float(-slope[best]), float(EXPONENTS[best])
+    c = float(EXPONENTS[best])
+    return float(y.mean() - slope[best] * bases[best].mean()), float(-slope[best] * x[0] ** c), c
 
 
 def at(law: tuple[float, float, float], x: np.ndarray) -> np.ndarray:

@@ -44,6 +44,13 @@ def test_a_power_law_is_recovered_and_foretells_its_largest_point():
     assert at((a, b, c), np.array([100.0]))[0] < a
 
 
+def test_a_power_law_of_a_million_weights_is_recovered():
+    x = np.array([3e4, 7e4, 2e5, 5e5, 2e6])
+    law = power_law(x, 0.43 - 0.02 * (x / x[0]) ** -2.5)
+    assert law[0] == pytest.approx(0.43, abs=1e-4) and law[2] == pytest.approx(2.5, abs=0.1)
+    assert at(law, x) == pytest.approx(0.43 - 0.02 * (x / x[0]) ** -2.5, abs=2e-4)
+
+
 def test_what_does_not_grow_does_not_rise():
     rng = np.random.default_rng(2)
     found = scaling_law(np.array([1.0, 2, 4, 8]), rng.normal(0.7, 1e-3, (4, 3)))
