@@ -15,12 +15,14 @@ from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p, py_object
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._C import _aoti  # pyright: ignore[reportAttributeAccessIssue]
 
 from data.errors import InputError
 
 CAPSULE = ctypes.PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(("PyCapsule_New", ctypes.pythonapi))
+DELETE = "aoti_torch_delete_tensor_object"
 ADDRESS = ctypes.PYFUNCTYPE(c_void_p, py_object, c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
@@ -37,6 +39,8 @@ class Compiled:
     def __init__(self, path: Path, runners: int) -> None:
         """Raises InputError if the library does not start on this machine."""
         self._model = _library(path)
+        self._delete = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))[DELETE]
+        self._delete.argtypes = [c_void_p]
         self._container = c_void_p()
         start = self._model.AOTInductorModelContainerCreateWithDevice
         start.argtypes = [POINTER(c_void_p), c_size_t, c_char_p, c_char_p]
@@ -56,7 +60,9 @@ class Compiled:
         handles, out = (c_void_p * len(given))(*[ADDRESS(handle, None) for handle in given]), (c_void_p * 1)()
         if self._run(self._container, handles, len(given), out, 1, None, None):  # it takes the handles
             raise RuntimeError("the compiled program failed")
-        return _aoti.alloc_tensor_by_stealing_from_void_ptr(CAPSULE(out[0], None, None))
+        found = _aoti.alloc_tensor_by_stealing_from_void_ptr(CAPSULE(out[0], None, None))
+        self._delete(out[0])  # the handle; `found` is a second owner of the tensor, whatever its maker's name says
+        return found
 
 
 def _library(path: Path) -> Any:

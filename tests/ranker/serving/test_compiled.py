@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -46,6 +47,11 @@ def test_it_gives_what_torch_s_loader_gives(path, inputs):
             assert torch.equal(ours(flat), theirs(dict(flat)))
 
 
+class Doubled(torch.nn.Module):
+    def forward(self, values):
+        return values.squeeze(1) * 2
+
+
 class Summed(torch.nn.Module):
     """An operator that has no C interface in this type."""
 
@@ -65,6 +71,19 @@ def test_threads_get_their_own_results(path, inputs):
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda i: (i % 3, program(inputs[i % 3])), range(60)))
     assert all(torch.equal(result, alone[i]) for i, result in found)
+
+
+def test_results_are_freed(tmp_path):
+    values = torch.ones(50_000, 1)
+    write_aoti(torch.export.export(Doubled(), (values,)), tmp_path, torch.device("cpu"))
+    program = Compiled(tmp_path / "dense-cpu.pt2", 1)
+
+    def own_mib():
+        for _ in range(200):
+            program({"values": values})  # 200 kB each
+        return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
+
+    assert own_mib() + 10 > own_mib()
 
 
 def test_other_threads_run_while_it_computes(path, inputs):
