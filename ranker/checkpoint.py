@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as ended
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -116,10 +115,14 @@ class Checkpoints:
             dist.barrier()
 
     def leave(self) -> None:
-        """Training ends by an exception: until the writing has ended, whatever came of it; no other rank is asked."""
+        """Training ends by an exception: until the writing has ended, too; no other rank is waited for.
+
+        What the writing raised is told on stderr, since another exception is on its way.
+        """
         pending, self._pending = self._pending, None
-        if pending is not None:
-            ended([pending])
+        failure = pending.exception() if pending is not None else None  # waits
+        if failure is not None:
+            print(f"moon: {self.folder}: the last checkpoint is not written: {failure}", file=sys.stderr)
 
     def _write_and_publish(
         self, state: dict[str, Any], part: Path, final: Path, facts: dict[str, Any], best: bool

@@ -22,8 +22,8 @@ from torch._C import _aoti  # pyright: ignore[reportAttributeAccessIssue]
 from data.errors import InputError
 
 CAPSULE = ctypes.PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(("PyCapsule_New", ctypes.pythonapi))
-DELETE = "aoti_torch_delete_tensor_object"
 ADDRESS = ctypes.PYFUNCTYPE(c_void_p, py_object, c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+DELETE = "aoti_torch_delete_tensor_object"
 
 
 def can_call(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 from collections import namedtuple
 
@@ -126,3 +127,25 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_says_so(
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("moon:")]
     assert len(said) == 1 and "damaged" in said[0] and said[0].endswith("going on from step-00000012")
     assert losses(run) == whole
+
+
+def test_a_save_that_fails_while_training_ends_by_an_exception_is_told(tiny, small, tmp_path, capsys, monkeypatch):
+    words = ["train", str(tiny), "--data", str(small), "--set", "train.checkpoint_every=5"]
+    run, stop = tmp_path / "run", threading.Event()
+
+    def failing(state, **arguments):
+        assert stop.wait(60)
+        raise OSError("the disk is gone")
+
+    def dying(trainer, batch):
+        if trainer.progress.step == 5:
+            stop.set()
+            raise KeyboardInterrupt
+        return step(trainer, batch)
+
+    step = Trainer.train_step
+    monkeypatch.setattr(dcp, "save", failing)
+    monkeypatch.setattr(Trainer, "train_step", dying)
+    assert moon.main([*words, "--out", str(run), "--set", "train.async_checkpoints=true"]) == 130
+    assert "the last checkpoint is not written: the disk is gone" in capsys.readouterr().err
+    assert not list((run / "checkpoints").iterdir())
