@@ -4,9 +4,11 @@ import errno
 import sys
 import traceback
 from importlib import import_module
+from typing import NoReturn
 
 from data.errors import InputError
 from data.host import let_waiting_threads_sleep
+from data.leaving import leave
 
 COMMANDS = {
     "prepare": ("data.prepare:main", "raw logs and catalogues -> a prepared dataset"),
@@ -101,5 +103,10 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {text} (--debug shows the traceback)"
 
 
+def console() -> NoReturn:
+    """`main` as a process of its own."""
+    leave(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

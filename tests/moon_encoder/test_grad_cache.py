@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from features.ranks import Ranks, average_gradients
 from moon_encoder.contrast import Contrast, Negatives, Objective, Triplet, Vectors
 from moon_encoder.grad_cache import backward
 from moon_encoder.negatives import Block, Earlier, Labels, Queue
+from tests.moon_encoder.on_ranks import on_two_ranks
 
 WEIGHTS = {2: 1.0, 6: 2.0}
 
@@ -104,8 +104,6 @@ def test_the_second_run_drops_what_the_first_one_dropped():
 
 
 def _rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     ranks = Ranks(rank, 2, torch.device("cpu"))
     out = {}
     for parts in (None, 2):
@@ -114,13 +112,12 @@ def _rank(rank, folder):
         dist.all_reduce(loss)
         out[parts] = (loss / 2, [p.grad for p in found])
     if rank == 0:
-        torch.save(out, f"{folder}/out.pt")
-    dist.destroy_process_group()
+        torch.save(out, folder / "out.pt")
 
 
 def test_two_ranks_equal_one_with_the_union_batch_in_parts_or_not(tmp_path):
     """The triplets are those of pairs 0 and 2 of each half, so one rank with the union has four."""
-    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")  # type: ignore[attr-defined]
+    on_two_ranks(_rank, tmp_path)
     out = torch.load(tmp_path / "out.pt")
     encoder, objective = network(), contrast()
     query, item, labels = batch(slice(0, 8))

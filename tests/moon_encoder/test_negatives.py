@@ -2,10 +2,10 @@
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from moon_encoder.losses import info_nce
 from moon_encoder.negatives import Block, Labels, Queue, gather
+from tests.moon_encoder.on_ranks import on_two_ranks
 
 
 def batch(rows):
@@ -27,19 +27,16 @@ def loss_and_gradient(rows):
 
 
 def _rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     loss, grad = loss_and_gradient(slice(4 * rank, 4 * rank + 4))
     for tensor in (loss, grad):  # the mean over ranks, as DDP takes it
         dist.all_reduce(tensor)
         tensor /= 2
     if rank == 0:
-        torch.save((loss, grad), f"{folder}/out.pt")
-    dist.destroy_process_group()
+        torch.save((loss, grad), folder / "out.pt")
 
 
 def test_two_ranks_equal_one_rank_with_the_union(tmp_path):
-    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")  # type: ignore[attr-defined]
+    on_two_ranks(_rank, tmp_path)
     loss, grad = torch.load(tmp_path / "out.pt")
     expected_loss, expected_grad = loss_and_gradient(slice(0, 8))
     torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-10)

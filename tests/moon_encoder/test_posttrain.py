@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import yaml
 
 import moon
@@ -27,6 +25,7 @@ from moon_encoder.posttrain import Posttrainer
 from moon_encoder.posttrain_config import Posttrain
 from moon_encoder.run import RunFolder
 from tests.moon_encoder.conftest import dual_config, mllm_config
+from tests.moon_encoder.on_ranks import on_two_ranks
 from tests.moon_encoder.products import prepare_products
 
 A = {
@@ -172,16 +171,12 @@ def stepped(files, market, rank, world, spatial=True):
 
 
 def _rank(rank, folder, files, market):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     out = {spatial: stepped(files, market, rank, 2, spatial) for spatial in (True, False)}
-    torch.save(out, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(out, folder / f"rank{rank}.pt")
 
 
 def test_two_ranks_take_the_steps_of_one_with_the_union_batch(files, market, tmp_path):
-    args = (str(tmp_path), files, market)
-    mp.start_processes(_rank, args=args, nprocs=2, start_method="spawn")  # type: ignore[attr-defined]
+    on_two_ranks(_rank, tmp_path, files, market)
     one, two = (torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1))
     expected = stepped(files, market, 0, 1)
     apart = 0.0
