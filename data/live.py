@@ -1,5 +1,6 @@
-"""A prepared dataset that goes on in memory: users who come later, and behaviours as they happen."""
+"""A prepared dataset that goes on in memory: users who come later, behaviours and searches as they happen."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars as pl
 
 from data.dataset import Behaviors, Dataset
 from data.errors import InputError
+from data.live_searches import LiveSearches
 
 _SPAN = 1 << 34  # seconds; user * _SPAN + seconds orders events by user, then time
 
@@ -46,6 +48,11 @@ class LiveDataset(Dataset):
     def behaviors(self) -> Behaviors:
         """All behaviours so far, in memory; later additions are not in it."""
         return self._behaviors
+
+    @cached_property
+    def searches(self) -> LiveSearches:
+        """All searches so far. Raises InputError if the dataset knows no queries."""
+        return LiveSearches(self)
 
     def add(self, user: np.ndarray, item: np.ndarray, ts: np.ndarray, action: np.ndarray) -> None:
         """Take behaviours in, (n,) each, in any order of time from `since` on."""

@@ -14,6 +14,7 @@ from data.live import LiveDataset
 from features.collate import Collator
 from features.ranks import Ranks
 from features.samples import SampleEncoder, Window
+from features.spec import SEARCHES
 from ranker.build import load_ranker
 from ranker.checkpoint import Checkpoints
 from ranker.config import Schedule
@@ -32,21 +33,24 @@ class LiveRanker:
     def __init__(self, run: RunFolder, dataset: LiveDataset, ranks: Ranks, learns: bool = False) -> None:
         """`learns`: whether `learn` will be called; the optimizers' state is read as well then.
 
-        Raises InputError if the run was trained on another dataset, reads searches, or cannot go on learning here.
+        Raises InputError if the run was trained on another dataset, or cannot go on learning here.
         """
         trained_on = run.meta()["dataset"]["fingerprint"]
         if trained_on != dataset.fingerprint:
             raise InputError(
                 f"{run.root}: trained on dataset {trained_on[:12]}, {dataset.root} is {dataset.fingerprint[:12]}"
             )
-        if run.recipe().features.searches:
-            raise InputError(f"{run.root}: reads earlier searches (features.searches), which a live log does not keep")
         self.run, self.dataset, self.device = run, dataset, ranks.device
         self.model, self._samples = load_ranker(run, dataset, ranks)
         self._counts = {name: _train_totals(dataset, name) for name in COUNTS if name in self._samples.read_columns}
         self._optimizers = self._continued(ranks) if learns else None
         self._lessons = 0
         self.refresh()
+
+    @property
+    def reads_searches(self) -> bool:
+        """Whether what users searched for before is read."""
+        return self._samples.asked is not None
 
     def _continued(self, ranks: Ranks) -> Optimizers:
         """The optimizers as the checkpoint left them, at their full rates."""
@@ -67,7 +71,8 @@ class LiveRanker:
     def wait(self, items: np.ndarray) -> None:
         """Items (items,) bool that have no vectors yet; see `VectorSource.wait`."""
         for source in self._samples.vectors.values():
-            source.wait(items)
+            if source.spec.of == "items":
+                source.wait(items)
         self.refresh()
 
     def learn(self, frame: pl.DataFrame) -> float:
@@ -101,13 +106,14 @@ class LiveRanker:
     def refresh(self) -> None:
         """Take in the behaviours that were added to the dataset."""
         then = self._samples
-        self._samples = SampleEncoder(then.encoder, self.dataset, then.vectors, then.items, then.users)
+        queries = then.asked.queries if then.asked else None
+        self._samples = SampleEncoder(then.encoder, self.dataset, then.vectors, then.items, then.users, queries)
         self._collator = Collator(self._samples)
 
     def score(self, frame: pl.DataFrame) -> np.ndarray:
         """Click probability (n,) float64 of samples with `item`, `user`, `ts`, `history_end`, `context` (rows that
         share user, time and history have one number) and the sample columns that the recipe reads; the point-in-time
-        counts of train rows are added here.
+        counts of train rows and the users' earlier searches are added here.
 
         Raises InputError where a column is missing or a score is not finite.
         """
@@ -133,9 +139,18 @@ class LiveRanker:
             raise InputError(
                 f"{self.run.root}: the recipe reads the sample column {missing[0]!r}, which no row here has"
             )
-        window = self._samples.window(frame)
+        window = self._samples.window(self._with_searches(frame))
         window.context = frame["context"].to_numpy()
         return window
+
+    def _with_searches(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """With the column `searches` where the recipe reads earlier searches."""
+        if self._samples.asked is None:
+            return frame
+        moments = frame.select("user", "ts").unique()
+        user, ts = (moments[name].to_numpy().astype(np.int64) for name in ("user", "ts"))
+        lists = self.dataset.searches.before(user, ts, self._samples.asked.length).alias(SEARCHES)
+        return frame.join(moments.with_columns(lists), on=["user", "ts"], how="left", maintain_order="left")
 
 
 def _train_totals(dataset: LiveDataset, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from data.marketplace.simulate import photo_key
 from data.marketplace.traffic import Traffic
 from data.marketplace.users import Users
 from data.marketplace.utility import true_ctr
+from data.queries import query_id
 from experiments.lift.config import BUILT_IN, LiftConfig, Refresh
 from experiments.lift.world import World
 from features.ranks import Ranks
@@ -139,18 +140,26 @@ class Ranked(Arm):
                 "request_id": request,
                 "hour": (at - self.world.market.first_day) % DAY // 3600,
                 "query": pl.Series(query.texts(self.world.items.looks), dtype=pl.String),
-                "query_photo": pl.Series(photos, dtype=pl.String),
+                "query_image": pl.Series(photos, dtype=pl.String),
             }
         )
         return of_session[session].with_columns(item=item, position=pl.lit(1, pl.Int16), context=session)
 
     def see(self, traffic: Traffic, rows: np.ndarray, item: np.ndarray, clicked: np.ndarray) -> None:
+        if self.ranker.reads_searches:
+            self._search(traffic, rows)
         if not self.refresh.model:
             return
         session, slot = np.indices(item.shape).reshape(2, -1)
         frame = self._frame(traffic, rows, session, item.ravel())
         position, label = pl.Series(slot + 1, dtype=pl.Int16), pl.Series(clicked.ravel(), dtype=pl.Float64)
         self._today.append(frame.with_columns(position=position, label=label, context=traffic.request[rows][session]))
+
+    def _search(self, traffic: Traffic, rows: np.ndarray) -> None:
+        """The users have searched: later sessions know it."""
+        asked = self._frame(traffic, rows, np.arange(len(rows)), np.zeros(len(rows), np.int64))
+        ids = asked.select(query_id(asked.columns)).to_series()
+        self.dataset.searches.add(asked["user"].to_numpy(), asked["ts"].to_numpy(), ids)
 
     def night(self, day: int) -> None:
         if self.refresh.vectors:

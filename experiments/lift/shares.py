@@ -4,7 +4,7 @@ Where pictures carry nothing, vectors must win nothing; the lift must rise with 
 next by more than users differ, so every world is trained on by every arm and by the arm's twin, whose vectors have
 changed places among the items; intervals are over worlds, each with its own training seed.
 
-    OUT/seed-S/share-X/{logs,data,store,runs/ARM/sS,lift}     finished worlds and runs are used again
+    OUT/seed-S/share-X/{logs,data,store*,queries*,runs/ARM/sS,lift}     finished worlds and runs are used again
     OUT/shares.{json,md,html}
 """
 
@@ -42,7 +42,9 @@ from features.store_writer import StoreWriter
 from moon_encoder.checkpoint import encoder_info
 from moon_encoder.embed_job import plan
 from moon_encoder.embed_job import run as embed
+from moon_encoder.embed_parts import Subject
 from moon_encoder.embedding import BATCH
+from moon_encoder.forms import Form
 from moon_encoder.trained_on import catalogue_columns
 from ranker.config import Recipe
 from ranker.end_to_end import OpenEncoder
@@ -81,6 +83,7 @@ class SharesConfig(Config):
     encoder: Path | None = Field(
         None, description="a trained encoder that gives the vectors; None: measures of the photos' pixels, whitened"
     )
+    content: Form | None = Field(None, description="what the encoder is shown of an item; None: all that it reads")
 
     @model_validator(mode="after")
     def _worlds(self) -> "SharesConfig":
@@ -142,8 +145,10 @@ def _world(config: SharesConfig, share: float, seed: int, out: Path, ranks: Rank
     if not (data / "dataset.json").is_file():
         prepare(Tabular(logs, logs / "columns.yaml"), data)
     dataset = Dataset(data)
-    store = _store(config, dataset, root)
-    cells = [Cell(recipe, data, {v.name: store for v in recipe.features.vectors}) for recipe in recipes(config, seed)]
+    made = recipes(config, seed)
+    read: set[Subject] = {vectors.of for one in made for vectors in one.features.vectors}
+    stores = {of: _store(config, dataset, root, of) for of in read}
+    cells = [Cell(one, data, {v.name: stores[v.of] for v in one.features.vectors}) for one in made]
     grid = Grid(root / "runs", cells)
     for one in cells:
         if not grid.finished(one):
@@ -174,15 +179,16 @@ def _openers(config: SharesConfig, recipe: Recipe, dataset: Dataset) -> dict[str
     return {name: lambda source: room.open(folder, source, dataset) for name in names}
 
 
-def _store(config: SharesConfig, dataset: Dataset, root: Path) -> Path:
-    """The world's vectors, made if they are not there yet."""
+def _store(config: SharesConfig, dataset: Dataset, root: Path, of: Subject) -> Path:
+    """The world's vectors of items or of queries, made if they are not there yet."""
     if config.encoder is None:
         pixel_store(dataset, root / "store")
         return root / "store"
-    store = root / f"store-{encoder_info(config.encoder).fingerprint[:12]}"
+    info = encoder_info(config.encoder)
+    store = root / f"{'store' if of == 'items' else of}-{info.fingerprint[:12]}"
     if not any(store.glob("v*")):
-        columns = catalogue_columns(encoder_info(config.encoder))
-        embed(plan(config.encoder, dataset, None, columns, None, "float16", BATCH), store, 1, resume=True)
+        columns = catalogue_columns(info)
+        embed(plan(config.encoder, dataset, config.content, columns, None, "float16", BATCH, of), store, 1, resume=True)
     return store
 
 
@@ -214,10 +220,15 @@ def recipes(config: SharesConfig, seed: int) -> list[Recipe]:
 
 
 def _require_playable(name: str, recipe: Recipe, encoder: Path | None) -> None:
-    if recipe.features.searches or any(vectors.of == "queries" for vectors in recipe.features.vectors):
-        raise InputError(f"arms.{name}: {recipe.name} reads earlier searches, which an online test does not play")
+    if encoder is not None:
+        return
     for vectors in recipe.features.vectors:
-        if vectors.mode == "end_to_end" and encoder is None:
+        if vectors.of == "queries":
+            raise InputError(
+                f"arms.{name}: vectors {vectors.name!r} are of queries; give the study an encoder that reads them "
+                "(encoder: DIR)"
+            )
+        if vectors.mode == "end_to_end":
             raise InputError(
                 f"arms.{name}: vectors {vectors.name!r} are end_to_end; give the study an encoder to start from "
                 "(encoder: DIR), or another mode"

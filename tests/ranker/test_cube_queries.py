@@ -9,6 +9,7 @@ import torch
 
 from data.dataset import Dataset
 from data.errors import InputError
+from data.live import LiveDataset
 from data.queries import query_ids
 from features.batch import SequenceBatch
 from features.encoder import FeatureEncoder
@@ -203,6 +204,26 @@ def test_it_trains_and_its_package_gives_the_same_scores_for_rows_and_requests(s
     assert card["parity"][0]["largest"] < 1e-6 and card["served_as_requests"]["largest_difference"] < 1e-6
     requests = pl.read_parquet(folder / "examples" / "requests.parquet")
     assert {"query", "query_image", "searches"} <= set(requests.columns) and requests["searches"].list.len().max() > 3
+
+
+def test_a_live_ranker_knows_the_searches_of_the_disk_and_those_added_since(shop, tmp_path):
+    """The test split scored through memory; then one user searches again, which changes that user's scores alone."""
+    from ranker.live import LiveRanker
+    from ranker.train import train
+
+    with process_group() as ranks:
+        train(Recipe.model_validate(RECIPE), shop.dataset, tmp_path / "run", ranks, stores=shop.stores)
+        run, rows = RunFolder(tmp_path / "run"), shop.dataset.samples("test").collect().with_row_index("context")
+        dataset = LiveDataset(shop.dataset.root, int(rows["ts"].min()))  # pyright: ignore[reportArgumentType]
+        ranker = LiveRanker(run, dataset, ranks)
+        scores = ranker.score(rows)
+        assert scores == pytest.approx(run.read_predictions("test")["score"].to_numpy(), rel=1e-5)
+        user, last = rows["user"].to_numpy()[-1], rows["ts"].to_numpy()[-1]
+        asked = query_ids(shop.dataset).gather(shop.known[:2])
+        dataset.searches.add(np.array([user, user]), np.array([last - 1, last]), asked)
+        moved = np.abs(ranker.score(rows) - scores) > 1e-9
+    mine = (rows["user"].to_numpy() == user) & (rows["ts"].to_numpy() >= last)
+    assert moved.any() and (moved <= mine).all()
 
 
 def test_mistakes_are_one_line(shop, tmp_path):

@@ -151,7 +151,7 @@ def test_a_study_plays_its_worlds_and_goes_on_where_it_was(tmp_path, capsys):
 
 def test_arms_that_cannot_be_played_are_refused_before_a_world_is_made(tmp_path, capsys):
     for recipe, told in (
-        ("marketplace_cube_queries", "reads earlier searches, which an online test does not play"),
+        ("marketplace_cube_queries", "vectors 'asked' are of queries; give the study an encoder that reads them"),
         ("marketplace_end_to_end", "give the study an encoder to start from (encoder: DIR)"),
     ):
         (tmp_path / "study.yaml").write_text(yaml.safe_dump({"arms": {"moon": {"recipe": recipe}}}))
@@ -161,13 +161,15 @@ def test_arms_that_cannot_be_played_are_refused_before_a_world_is_made(tmp_path,
         assert told in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_end_to_end_arms_train_the_study_s_encoder_and_are_played(tmp_path):
+def test_arms_of_the_study_s_encoder_are_trained_and_played(tmp_path):
+    """End to end, and with the searches: of the queries those that are photos have vectors."""
     vision = {"path": str(write_vision(tmp_path / "vision")), "trainable_from": 2}
     encoder = build_encoder(DualTowerConfig.model_validate({"vision": vision, "matryoshka": [], "hidden": 8}))
     save_encoder(encoder, tmp_path / "encoder", "small", "initial")
-    world = {"days": 4, "items": 150, "users": 60, "sessions_per_day": 100, "image_queries": 0, "image_size": 16}
+    world = {"days": 4, "items": 150, "users": 60, "sessions_per_day": 100, "image_queries": 0.5, "image_size": 16}
     study = {"shares": [0.4], "seeds": [0], "days": 1, "world": world, "encoder": str(tmp_path / "encoder")}
-    study["arms"] = {"moon": {"recipe": "marketplace_end_to_end"}}
+    queries = {"recipe": "marketplace_cube_queries", "twin": False}
+    study["arms"] = {"moon": {"recipe": "marketplace_end_to_end"}, "queries": queries}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"train": ["train.epochs=1"]}))
     assert moon.main(["study", "lift", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "shares.json").read_text())
@@ -179,6 +181,7 @@ def test_end_to_end_arms_train_the_study_s_encoder_and_are_played(tmp_path):
             model, _ = load_ranker(RunFolder(root / "runs" / name / "s0"), Dataset(root / "data"), ranks)
             (shard,) = model.state_dict()["vectors.collections.content.embeddings.content.weight"].local_shards()
             tables.append(shard.tensor[1:].numpy())
-    (store,) = root.glob("store-*")
+    (asked,), (store,) = root.glob("queries-*"), root.glob("store-*")
+    assert Store(asked).current.present.any()
     stored = Store(store).current.vectors(np.arange(len(tables[0])))[0]
     assert all(np.abs(rows - stored).max() > 1e-3 for rows in tables)  # trained, each from the store's
