@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from data.dataset import Dataset
 from data.errors import InputError
@@ -60,6 +61,11 @@ class VectorSource:
         """From now on items (items,) bool have no vector, all others what the store gives: a store that is behind."""
         self._waiting = items
 
+    def know(self, queries: pl.Series, dataset: Dataset) -> None:
+        """From now on the numbers of `rows` are those of the ids `queries` and, last, of none."""
+        self._row = self._of_queries(queries, dataset)
+        self._waiting = np.zeros(len(self._row), bool)
+
     @cached_property
     def item_of_row(self) -> np.ndarray:
         """Item whose content each row of the table stands for, (table_rows,) int64; MISSING_ITEM where it has no vector
@@ -103,7 +109,7 @@ class VectorSource:
     def _aligned(self, dataset: Dataset) -> np.ndarray | None:
         """Store row of every item of the dataset, (items,) int64, negative where it has none; None: its own number."""
         if self.spec.of == "queries":
-            return self._of_queries(dataset)
+            return self._of_queries(query_ids(dataset), dataset)
         meta, items = self.version.meta, dataset.meta["counts"]["items"]
         made_for = meta.get("dataset_fingerprint")
         if meta["items"] >= items and made_for == dataset.fingerprint:
@@ -125,9 +131,8 @@ class VectorSource:
             )
         return None
 
-    def _of_queries(self, dataset: Dataset) -> np.ndarray:
-        """Store row of every query of the dataset and, last, of none; negative where it has none."""
-        ids = query_ids(dataset)
+    def _of_queries(self, ids: pl.Series, dataset: Dataset) -> np.ndarray:
+        """Store row of every query and, last, of none; negative where it has none."""
         rows = ItemRows(self.version).find(ids) if self.version.meta["ids"] == "text" else np.empty(0, np.int64)
         if not (rows >= 0).any():
             raise InputError(

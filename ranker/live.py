@@ -11,7 +11,9 @@ import torch
 
 from data.errors import InputError
 from data.live import LiveDataset
+from data.queries import query_ids
 from features.collate import Collator
+from features.queries import Queries
 from features.ranks import Ranks
 from features.samples import SampleEncoder, Window
 from features.spec import SEARCHES
@@ -42,10 +44,19 @@ class LiveRanker:
             )
         self.run, self.dataset, self.device = run, dataset, ranks.device
         self.model, self._samples = load_ranker(run, dataset, ranks)
+        self._queries = self._known_queries() if self.reads_searches else None
         self._counts = {name: _train_totals(dataset, name) for name in COUNTS if name in self._samples.read_columns}
         self._optimizers = self._continued(ranks) if learns else None
         self._lessons = 0
         self.refresh()
+
+    def _known_queries(self) -> Queries:
+        """The dataset's, and what else the stores have vectors of: what is asked later may be embedded ahead."""
+        sources = [source for source in self._samples.vectors.values() if source.spec.of == "queries"]
+        ids = pl.concat([query_ids(self.dataset), *(source.version.item_ids for source in sources)]).unique().sort()
+        for source in sources:
+            source.know(ids, self.dataset)
+        return Queries(ids)
 
     @property
     def reads_searches(self) -> bool:
@@ -106,8 +117,7 @@ class LiveRanker:
     def refresh(self) -> None:
         """Take in the behaviours that were added to the dataset."""
         then = self._samples
-        queries = then.asked.queries if then.asked else None
-        self._samples = SampleEncoder(then.encoder, self.dataset, then.vectors, then.items, then.users, queries)
+        self._samples = SampleEncoder(then.encoder, self.dataset, then.vectors, then.items, then.users, self._queries)
         self._collator = Collator(self._samples)
 
     def score(self, frame: pl.DataFrame) -> np.ndarray:

@@ -24,7 +24,7 @@ from data.errors import InputError
 from data.files import write_json, write_text
 from data.host import keep_freed_memory
 from data.images import TarImages
-from data.marketplace.config import Market
+from data.marketplace.config import Market, world_of
 from data.marketplace.photographed import SIDE, look_vectors, measure, read_photo
 from data.marketplace.simulate import simulate
 from data.prepare import prepare
@@ -33,6 +33,7 @@ from experiments.end_to_end import MoonEncoders
 from experiments.grid import Cell, Grid, clock
 from experiments.lift.command import run_test
 from experiments.lift.config import ArmName, LiftConfig, RankerArm, Refresh
+from experiments.lift.later_queries import add_later_queries
 from experiments.lift.shares_report import CONTROL, TWIN, gather, markdown
 from experiments.page import alone
 from experiments.report.shares import shares_section
@@ -189,6 +190,8 @@ def _store(config: SharesConfig, dataset: Dataset, root: Path, of: Subject) -> P
     if not any(store.glob("v*")):
         columns = catalogue_columns(info)
         embed(plan(config.encoder, dataset, config.content, columns, None, "float16", BATCH, of), store, 1, resume=True)
+    if of == "queries":
+        add_later_queries(store, config.encoder, world_of(root / "logs"), config.days)
     return store
 
 

@@ -1,6 +1,7 @@
 """CUBE's query side: against plain float64 loops, and through batches, training, export and requests."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,8 @@ from features.encoder import FeatureEncoder
 from features.loader import Loader
 from features.ranks import process_group
 from features.samples import SampleEncoder
+from features.store import Store
+from features.store_append import append
 from features.store_writer import StoreWriter
 from features.vector_source import open_sources
 from ranker.config import Recipe
@@ -207,12 +210,18 @@ def test_it_trains_and_its_package_gives_the_same_scores_for_rows_and_requests(s
 
 
 def test_a_live_ranker_knows_the_searches_of_the_disk_and_those_added_since(shop, tmp_path):
-    """The test split scored through memory; then one user searches again, which changes that user's scores alone."""
+    """The test split scored through memory; then one user searches again, which changes that user's scores alone; then
+    all search with a photo that the log does not have, but the store does."""
     from ranker.live import LiveRanker
     from ranker.train import train
 
+    store = tmp_path / "asked"
+    shutil.copytree(shop.stores["asked"], store)
+    append(store, Store(store).current, pl.Series(["later.jpg"]), np.ones((1, 8)))
     with process_group() as ranks:
-        train(Recipe.model_validate(RECIPE), shop.dataset, tmp_path / "run", ranks, stores=shop.stores)
+        train(
+            Recipe.model_validate(RECIPE), shop.dataset, tmp_path / "run", ranks, stores=shop.stores | {"asked": store}
+        )
         run, rows = RunFolder(tmp_path / "run"), shop.dataset.samples("test").collect().with_row_index("context")
         dataset = LiveDataset(shop.dataset.root, int(rows["ts"].min()))  # pyright: ignore[reportArgumentType]
         ranker = LiveRanker(run, dataset, ranks)
@@ -222,6 +231,10 @@ def test_a_live_ranker_knows_the_searches_of_the_disk_and_those_added_since(shop
         asked = query_ids(shop.dataset).gather(shop.known[:2])
         dataset.searches.add(np.array([user, user]), np.array([last - 1, last]), asked)
         moved = np.abs(ranker.score(rows) - scores) > 1e-9
+        later, never = (
+            ranker.score(rows.with_columns(query_image=pl.lit(name))) for name in ("later.jpg", "never.jpg")
+        )
+    assert (np.abs(later - never) > 1e-6).all()
     mine = (rows["user"].to_numpy() == user) & (rows["ts"].to_numpy() >= last)
     assert moved.any() and (moved <= mine).all()
 

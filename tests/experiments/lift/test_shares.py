@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 
@@ -182,6 +183,9 @@ def test_arms_of_the_study_s_encoder_are_trained_and_played(tmp_path):
             (shard,) = model.state_dict()["vectors.collections.content.embeddings.content.weight"].local_shards()
             tables.append(shard.tensor[1:].numpy())
     (asked,), (store,) = root.glob("queries-*"), root.glob("store-*")
-    assert Store(asked).current.present.any()
+    version, days = Store(asked).current, [100 * day for day in range(6)]
+    photos = version.item_ids.filter(pl.Series(version.present)).str.extract(r"query-(\d+)").cast(pl.Int64)
+    assert 10 < photos.is_between(days[4], days[5], closed="left").sum() < photos.is_between(0, days[4] - 1).sum()
+    assert version.number == 2 and photos.max() < days[5]  # the day played stands behind those of the logs
     stored = Store(store).current.vectors(np.arange(len(tables[0])))[0]
     assert all(np.abs(rows - stored).max() > 1e-3 for rows in tables)  # trained, each from the store's
