@@ -21,7 +21,8 @@ def scaling_section(found: dict[str, Any]) -> Section:
     about = (
         f"On {found['source']}; encoders are judged on the {found['split']} split's searches, rankers on its rows. "
         "Each axis varies one quantity and leaves the rest as it is. The law is y = a − b x^−c; bands draw the "
-        "seeds again and say nothing about other worlds. *Foretold*: the largest point by a law that has not seen it."
+        "seeds again and say nothing about other worlds. *Foretold*: the largest point by a law that has not seen it. "
+        "Where first and last point do not differ by more than seeds do, no law is fitted."
     )
     plots = [_curve(axis, figure) for axis in found["axes"] for figure in axis["laws"]]
     parts: list[Part] = [Prose((about,)), *plots, _laws(found)]
@@ -34,11 +35,12 @@ def verdict(found: dict[str, Any]) -> tuple[str, ...]:
     for axis in found["axes"]:
         figure = next(iter(axis["laws"]))
         law = axis["laws"][figure]
-        rise, told = law["rise"], law["extrapolation"]
+        rise = law["rise"]
         way = "rises" if rise["low"] > 0 else "falls" if rise["high"] < 0 else "does not change by more than seeds do"
         x = axis["x"]
         words = f"*{axis['title']}*: {TITLES[figure]} {way} from {x[0]:g} to {x[-1]:g} ({_reach(rise)})"
-        if way == "rises" or way == "falls":
+        if "extrapolation" in law:
+            told = law["extrapolation"]
             last = sum(law["y"][-1]) / len(law["y"][-1]) - sum(law["y"][-2]) / len(law["y"][-2])
             held = "inside" if told["held"] else "outside"
             words += (
@@ -61,23 +63,16 @@ def _curve(axis: dict[str, Any], figure: str) -> Plot:
     law, points = axis["laws"][figure], []
     for x, values in zip(axis["x"], law["y"], strict=True):
         points += [Point("seeds", x, value) for value in values]
-    curve = law["curve"]
-    fit = Curve("law", curve["x"], curve["y"], curve["low"], curve["high"])
-    told = law["extrapolation"]
-    last = Point("foretold", axis["x"][-1], told["predicted"], y_low=told["low"], y_high=told["high"])
-    c = law["c"]
-    note = f"a {law['a']['value']:.4f}, c {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}], R² {law['r2']:.2f}"
     plane = Plane(axis["title"], TITLES[figure], x_log=True)
-    name = f"{axis['name']}-{figure.replace('@', '')}"
-    return xy(
-        name,
-        f"{TITLES[figure]} by {axis['title']}",
-        plane,
-        [fit],
-        [*points, last],
-        note,
-        series=["law", "seeds", "foretold"],
-    )
+    name, title = f"{axis['name']}-{figure.replace('@', '')}", f"{TITLES[figure]} by {axis['title']}"
+    if "curve" not in law:
+        note = f"first to last {_reach(law['rise'])}: not established, no law fitted"
+        return xy(name, title, plane, [], points, note, series=["seeds"])
+    curve, told, c = law["curve"], law["extrapolation"], law["c"]
+    fit = Curve("law", curve["x"], curve["y"], curve["low"], curve["high"])
+    last = Point("foretold", axis["x"][-1], told["predicted"], y_low=told["low"], y_high=told["high"])
+    note = f"a {law['a']['value']:.4f}, c {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}], R² {law['r2']:.2f}"
+    return xy(name, title, plane, [fit], [*points, last], note, series=["law", "seeds", "foretold"])
 
 
 def _laws(found: dict[str, Any]) -> Table:
@@ -85,8 +80,17 @@ def _laws(found: dict[str, Any]) -> Table:
     rows = []
     for axis in found["axes"]:
         for figure, law in axis["laws"].items():
-            told = law["extrapolation"]
-            cells = [_reach(law["rise"]), *(f"{law[k]['value']:.3f}" for k in ("a", "c")), f"{law['r2']:.2f}"]
-            cells += [f"{told['predicted']:.4f}", f"{told['measured']:.4f}", _signed(told["error"])]
-            rows.append([axis["title"], TITLES[figure], *cells])
+            rows.append([axis["title"], TITLES[figure], _reach(law["rise"]), *_cells(law)])
     return Table("Laws", "First to last: 95 % t interval over seeds.", head, rows)
+
+
+def _cells(law: dict[str, Any]) -> list[str]:
+    if "extrapolation" not in law:
+        return ["no law"] + ["\u2013"] * 5
+    told = law["extrapolation"]
+    return [
+        *(f"{law[k]['value']:.3f}" for k in ("a", "c")),
+        f"{law['r2']:.2f}",
+        *(f"{told[k]:.4f}" for k in ("predicted", "measured")),
+        _signed(told["error"]),
+    ]

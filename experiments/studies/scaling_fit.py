@@ -1,7 +1,7 @@
 """Saturating power laws `y = a - b x^-c` with bands, and how well they foretell the largest point.
 
 For a given c the law is linear in a and b, so c is searched on a grid and a, b are exact least squares: no start values
-and no local optima. Bands draw the seeds of every x again.
+and no local optima. Bands draw the seeds of every x again. Where no change is established nothing is fitted.
 """
 
 from typing import Any
@@ -35,9 +35,18 @@ def at(law: tuple[float, float, float], x: np.ndarray) -> np.ndarray:
 def scaling_law(x: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """x (n,) ascending, y (n, S) by seed.
 
-    -> a, b, c with intervals; r2; curve {x, y, low, high}; extrapolation {predicted, low, high, measured, error, held}
-    of the largest x from the others; rise: last less first x, its 95 % t interval over seeds.
+    -> rise: last less first x, its 95 % t interval over seeds. Unless that holds zero also the law: a, b, c with
+    intervals; r2; curve {x, y, low, high}; extrapolation {predicted, low, high, measured, error, held} of the largest x
+    from the others.
     """
+    seeds, rise = y.shape[1], y[-1] - y[0]
+    half = float(stats.t.ppf(0.975, seeds - 1) * rise.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else float("nan")
+    low, high = float(rise.mean()) - half, float(rise.mean()) + half
+    found = {"rise": {"value": float(rise.mean()), "low": low, "high": high}}
+    return found if low <= 0 <= high else found | _law(x, y, seed)
+
+
+def _law(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
     rng, (n, seeds) = np.random.default_rng(seed), y.shape
     law, mean = power_law(x, y.mean(1)), y.mean(1)
     short = power_law(x[:-1], mean[:-1])
@@ -52,8 +61,6 @@ def scaling_law(x: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, Any]:
     band = np.percentile(curves, [2.5, 97.5], axis=0)
     low, high = np.percentile(foretold, [2.5, 97.5])
     predicted, total = float(at(short, x[-1:])[0]), float(((mean - mean.mean()) ** 2).sum())
-    rise = y[-1] - y[0]
-    half = float(stats.t.ppf(0.975, seeds - 1) * rise.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else float("nan")
     parts = zip("abc", law, *reach, strict=True)
     return {
         **{k: {"value": v, "low": float(lo), "high": float(hi)} for k, v, lo, hi in parts},
@@ -63,5 +70,4 @@ def scaling_law(x: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, Any]:
             "predicted": predicted, "low": float(low), "high": float(high), "measured": float(mean[-1]),
             "error": predicted - float(mean[-1]), "held": bool(low <= mean[-1] <= high),
         },
-        "rise": {"value": float(rise.mean()), "low": float(rise.mean()) - half, "high": float(rise.mean()) + half},
     }  # fmt: skip

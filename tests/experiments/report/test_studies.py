@@ -27,7 +27,9 @@ def test_an_axis_that_rises_and_one_that_does_not_are_told_apart():
     assert "AUC rises from 100 to 1600" in section.said[0] and "does not change" in section.said[1]
     rise = np.mean(np.array(grows["laws"]["auc"]["y"])[-1] - np.array(grows["laws"]["auc"]["y"])[0])
     assert f"{rise:+.4f}" in section.said[0]
-    assert json.loads(json.dumps(data([section])))["scaling"]["parts"]["pairs-auc"]["rows"]
+    parts = json.loads(json.dumps(data([section])))["scaling"]["parts"]
+    assert parts["pairs-auc"]["rows"] and {row[0] for row in parts["batch-auc"]["rows"]} == {"seeds"}
+    assert "not established, no law fitted" in document("Toy", "", [section])
 
 
 def test_steps_add_up_to_the_whole():

@@ -51,10 +51,10 @@ def test_a_power_law_of_a_million_weights_is_recovered():
     assert at(law, x) == pytest.approx(0.43 - 0.02 * (x / x[0]) ** -2.5, abs=2e-4)
 
 
-def test_what_does_not_grow_does_not_rise():
+def test_what_does_not_grow_has_no_law():
     rng = np.random.default_rng(2)
     found = scaling_law(np.array([1.0, 2, 4, 8]), rng.normal(0.7, 1e-3, (4, 3)))
-    assert found["rise"]["low"] < 0 < found["rise"]["high"]
+    assert list(found) == ["rise"] and found["rise"]["low"] < 0 < found["rise"]["high"]
 
 
 def test_a_category_with_two_values_of_a_metric_has_no_rate():
