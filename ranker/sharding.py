@@ -28,7 +28,9 @@ from ranker.model import Ranker
 for noisy in ("torchrec", "torch.fx._symbolic_trace"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
 warnings.filterwarnings(
-    "ignore", category=FutureWarning, module=r"torch|torchrec|ranker\.(sharding|checkpoint|train_log|exporting\.tables)"
+    "ignore",
+    category=FutureWarning,
+    module=r"torch|torchrec|ranker\.(build|sharding|checkpoint|train_log|exporting\.tables)",
 )
 
 CHUNK_ROWS = 65_536

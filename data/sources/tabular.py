@@ -77,7 +77,10 @@ class Tabular:
         wanted += [rule_column(b.when) for _, b in rules]
         texts = [source for name, source in optional.items() if name.startswith("query")]
         texts += [name for name, kind in rows.context.items() if kind == "text"]
+        whole = [source for name, source in optional.items() if OPTIONAL[name].is_integer()]
+        whole += [name for name, kind in rows.context.items() if kind == "whole"]
         for file, row, frame in self._frames(rows.files, wanted, self._text_ids(rows) + texts):
+            _require_whole(file, row, frame.select(whole))
             label = pl.col(rows.label) if rows.label in frame.columns else rule_expression(rows.label).cast(pl.Int8)
             extra = [
                 pl.col("_row"),
@@ -206,6 +209,14 @@ def _separator(file: Path) -> str:
     if not name.endswith((".csv", ".tsv")):
         raise InputError(f"{file}: ends with {file.suffix!r}; give .parquet, .csv or .tsv files (.csv.gz, .tsv.gz)")
     return "\t" if name.endswith(".tsv") else ","
+
+
+def _require_whole(file: Path, row: int, frame: pl.DataFrame) -> None:
+    """Raise InputError for a fraction where whole numbers are promised: a cast would cut it off."""
+    for values in frame.iter_columns():
+        if values.dtype.is_float() and (broken := (values != values.floor()).fill_null(False)).any():
+            at = int(broken.arg_max() or 0)
+            raise InputError(f"{file} row {row + at}, column {values.name!r}: {values[at]} is not a whole number")
 
 
 def _action(code: int | None) -> pl.Expr:

@@ -189,6 +189,11 @@ def error_line(logs: Path, capsys: pytest.CaptureFixture[str], changed: dict | N
             "items.parquet row 7, column 'sku': no value; a table row",
         ),
         ("items.parquet", {"sku": one_cell("sku", 7, "s3")}, "'item_id': 's3' stands there twice"),
+        (
+            "impressions/b.parquet",
+            {"hour": one_cell("hour", 9, 1.5)},
+            "row 9, column 'hour': 1.5 is not a whole number",
+        ),
     ],
 )
 def test_bad_cells_are_one_line(logs, capsys, file, columns, message):
