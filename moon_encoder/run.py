@@ -57,10 +57,11 @@ class RunFolder:
     def open(self, config: Config, facts: dict[str, Any], ranks: Ranks, resume: bool) -> bool:
         """Write config.yaml and meta.json, or check that they are of this very run; returns whether it goes on.
 
+        A folder without a log, whose run failed before its first step, is taken over.
         `facts`: what the run depends on besides its config (dataset, start); they must be equal when it goes on.
         Raises InputError if the folder is in use and `resume` is off, or if config or facts differ from the run's.
         """
-        exists = (self.root / "config.yaml").is_file() and (self.root / "meta.json").is_file()
+        exists = all(path.is_file() for path in (self.root / "config.yaml", self.root / "meta.json", self.log))
         if dist.is_initialized():
             dist.barrier()  # every rank has looked before the first one writes
         if exists and not resume:

@@ -37,7 +37,9 @@ def trained(steps, layers, optimizer):
 
 def test_a_folder_is_one_runs(tmp_path):
     run = RunFolder(tmp_path / "run")
-    assert not run.open(Recipe(), {"dataset": "abc"}, ALONE, resume=True)
+    assert not run.open(Recipe(lr=0.3), {"dataset": "abc"}, ALONE, resume=False)
+    assert not run.open(Recipe(), {"dataset": "abc"}, ALONE, resume=False)  # the first one took no step
+    run.log.touch()
     assert run.open(Recipe(), {"dataset": "abc"}, ALONE, resume=True)
     for recipe, facts, resume, message in (
         (Recipe(), {"dataset": "abc"}, False, "holds a run already; continue it with --resume"),
