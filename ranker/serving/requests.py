@@ -1,5 +1,6 @@
 """Requests in columns: R users at a moment each, with their candidates and behaviours end to end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,24 +93,29 @@ def requests_of(signature: Signature, frame: pl.DataFrame) -> Requests:
         own = column.list.len().fill_null(0).to_numpy().astype(np.int64)
         if name != "history.item" and not np.array_equal(own, lengths):
             row = int(np.flatnonzero(own != lengths)[0])
-            raise InputError(f"row {row}: {name} has {own[row]} values, history.item {lengths[row]}")
+            whose = f"user {frame['user'][row]!r} at ts {frame['ts'][row]}"
+            raise InputError(f"{whose}: {name} has {own[row]} values, history.item {lengths[row]}")
         lengths = own
         flat = column.drop_nulls().explode(keep_nulls=True, empty_as_null=False)
-        history[name.removeprefix(HISTORY)] = _column(signature.input(name), flat)
-    if "action" in history:
-        history["action"] = _codes(signature, history["action"])
+        history[name.removeprefix(HISTORY)] = _column(signature.input(name), flat, signature.actions)
     one = {name: _column(signature.input(name), frame[name]) for name in ("user", "ts", "item")}
     ones = np.ones(rows, np.int64)
     context = {column: frame[column] for column in signature.context}
     return Requests(one["user"], one["ts"], ones, lengths, one["item"], context, history)
 
 
-def _column(i: Input, series: pl.Series) -> np.ndarray:
+def _column(i: Input, series: pl.Series, actions: Sequence[str] = ()) -> np.ndarray:
+    """Values (n,) of a column without nulls; of `history.action` the int8 codes, which are many and few distinct."""
     if series.null_count():
         raise InputError(f"column {i.name!r}: {series.null_count()} null values; it needs {i.datatype}")
     text = series.dtype in (pl.String, pl.Categorical, pl.Enum)
     if text != (i.datatype == "BYTES"):
         raise InputError(f"column {i.name!r} is {series.dtype}; it needs {i.datatype}")
+    if i.name == HISTORY + "action":
+        codes = series.cast(pl.String).cast(pl.Enum(actions), strict=False)
+        if codes.null_count():
+            raise _no_action(series.filter(codes.is_null())[0], actions)
+        return codes.to_physical().to_numpy().astype(np.int8)
     if text:
         return np.array(series.cast(pl.String).to_list(), dtype=np.str_)
     return series.to_numpy().astype(NUMPY[i.datatype])
@@ -151,9 +157,11 @@ def _codes(signature: Signature, names: np.ndarray) -> np.ndarray:
     try:
         return np.array([codes[name] for name in names.tolist()], np.int8)
     except KeyError as unknown:
-        raise InputError(
-            f"input 'history.action': {unknown} is no action; actions: {', '.join(signature.actions)}"
-        ) from None
+        raise _no_action(unknown.args[0], signature.actions) from None
+
+
+def _no_action(name: str, actions: Sequence[str]) -> InputError:
+    return InputError(f"input 'history.action': {name!r} is no action; actions: {', '.join(actions)}")
 
 
 def _context(signature: Signature, column: str, found: dict[str, np.ndarray], count: int) -> pl.Series:

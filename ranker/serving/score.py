@@ -21,7 +21,7 @@ from data.progress import Progress
 from data.source import one_line
 from ranker.serving.model import Model
 from ranker.serving.requests import requests_of
-from ranker.serving.signature import LENGTHS
+from ranker.serving.signature import HISTORY, LENGTHS
 
 PART_ROWS = 1 << 16
 BATCH_ROWS = 1024
@@ -151,17 +151,25 @@ def _frame(batches: list[pa.RecordBatch]) -> pl.DataFrame:
 
 def _scored(model: Model, file: Path, first: int, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[int]]:
     """Scores of one part, and its rows whose user (and item) is unknown."""
-    scores, unknown = [], np.zeros(2, np.int64)
+    scores, unknown, order = np.empty(len(frame)), np.zeros(2, np.int64), _by_length(frame)
     for start in range(0, len(frame), BATCH_ROWS):
-        rows = frame[start : start + BATCH_ROWS]
+        at = order[start : start + BATCH_ROWS]
         try:
-            found = model.score(requests_of(model.package.signature, rows))
+            found = model.score(requests_of(model.package.signature, frame[at]))
         except InputError as error:
-            raise InputError(f"{file}: rows {first + start}..{first + start + len(rows) - 1}: {error}") from None
-        scores.append(found.probability)
+            raise InputError(f"{file}: in rows {first + at.min()}..{first + at.max()}: {error}") from None
+        scores[at] = found.probability
         unknown += int(found.unknown.user.sum()), int(found.unknown.candidates.sum())
     numbers = pl.int_range(first, first + len(frame), dtype=pl.Int64, eager=True)
-    return pl.DataFrame({"row": numbers, "score": np.concatenate(scores)}), unknown.tolist()
+    return pl.DataFrame({"row": numbers, "score": scores}), unknown.tolist()
+
+
+def _by_length(frame: pl.DataFrame) -> np.ndarray:
+    """The rows (n,) in the order of their histories' lengths: a batch is padded to its longest."""
+    histories = frame.get_column(HISTORY + "item", default=None)
+    if histories is None or not isinstance(histories.dtype, pl.List):  # none, or refused where it is read
+        return np.arange(len(frame))
+    return histories.list.len().fill_null(0).to_numpy().argsort(kind="stable")
 
 
 def _join(parts: list[Path], out: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 
 import moon
 from data.dataset import Dataset
+from data.errors import InputError
 from ranker.exporting.recorded import recorded_requests
 from ranker.serving import score
 from ranker.serving.model import Model
@@ -62,6 +64,32 @@ def test_it_goes_on_where_it_was_cut_off(model, file, expected, tmp_path, monkey
     assert abs(pl.read_parquet(tmp_path / "out.parquet")["score"].to_numpy() - expected).max() < 1e-6
 
 
+def test_a_batch_has_rows_of_like_history_lengths(model, file, tmp_path, monkeypatch):
+    """A batch is padded to its longest history, so none begins with a shorter one than the batch before ended with."""
+    monkeypatch.setattr(score, "BATCH_ROWS", 40)
+    taken, inner = [], model.score
+
+    def watched(requests):
+        taken.append(requests.behaviours)
+        return inner(requests)
+
+    monkeypatch.setattr(model, "score", watched)
+    score.score_file(model, file, tmp_path / "out.parquet")
+    lengths = np.concatenate(taken)
+    assert len(taken) == 18 and lengths.max() > lengths.min() and (np.diff(lengths) >= 0).all()
+
+
+def test_a_wrong_row_is_named(model, file, tmp_path):
+    frame, actions = pl.read_parquet(file), pl.col("history.action")
+    for wrong, reason in (
+        (frame.with_columns(actions.list.eval(pl.lit("bought"))), "'bought' is no action; actions: "),
+        (frame.with_columns(actions.list.head(0)), r"user .* at ts \d+: history.action has 0 values, history.item"),
+    ):
+        wrong.write_parquet(tmp_path / "wrong.parquet")
+        with pytest.raises(InputError, match=rf"wrong.parquet: in rows 0\.\.699: .*{reason}"):
+            score.score_file(model, tmp_path / "wrong.parquet", tmp_path / "out.parquet")
+
+
 def test_parts_of_another_file_are_not_used(model, file, tmp_path, monkeypatch):
     monkeypatch.setattr(score, "PART_ROWS", 100)
     out = tmp_path / "out.parquet"
@@ -86,4 +114,4 @@ def test_the_command_and_its_mistakes(exported, file, tmp_path, capsys):
     (tmp_path / "cut.parquet").write_bytes(file.read_bytes()[:300])
     assert "not a readable parquet file" in line(tmp_path / "cut.parquet")
     pl.read_parquet(file).drop("ts").write_parquet(tmp_path / "less.parquet")
-    assert "less.parquet: rows 0..699: no column 'ts'" in line(tmp_path / "less.parquet")
+    assert "less.parquet: in rows 0..699: no column 'ts'" in line(tmp_path / "less.parquet")
