@@ -92,7 +92,9 @@ def _opened(source: ImageSource, key: str) -> Iterator[Image.Image]:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{where} is corrupt: {one_line(error)}") from None
+        unknown = isinstance(error, UnidentifiedImageError)  # whose text names an object in memory
+        reason = "cannot identify image" if unknown else one_line(error)
+        raise InputError(f"{where} is corrupt: {reason}") from None
 
 
 def _rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
