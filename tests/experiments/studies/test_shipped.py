@@ -79,7 +79,7 @@ def test_iterations(name: str):
         assert len(load_config(STUDIES / step.recipe, Recipe, [*study.set, *step.set]).features.vectors) == 1
 
 
-@pytest.mark.parametrize("name", ["lift", "lift_arms"])
+@pytest.mark.parametrize("name", ["lift", "lift_arms", "lift_queries"])
 def test_lift(name: str):
     study = load_config(STUDIES / f"{name}.yaml", SharesConfig, ["encoder=made"])
     assert {recipe.name for recipe in recipes(study, 1)} >= {"id_only", *study.arms}
