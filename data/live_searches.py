@@ -41,9 +41,8 @@ class LiveSearches:
         place = np.arange(len(row)) + np.repeat(start - (np.cumsum(count) - count), count)
         found = pl.DataFrame({"row": row, "id": self._ids.gather(self._query[place])})
         lists = found.group_by("row", maintain_order=True).agg("id")
-        return pl.DataFrame({"row": np.arange(len(user))}).join(lists, on="row", how="left", maintain_order="left")[
-            "id"
-        ]
+        rows = pl.DataFrame({"row": np.arange(len(user))})
+        return rows.join(lists, on="row", how="left", maintain_order="left")["id"]
 
 
 def _key(user: np.ndarray, ts: np.ndarray | int) -> np.ndarray:

@@ -31,9 +31,9 @@ def add_later_queries(store: Path, encoder: Path, market: Market, days: int) -> 
     with Studio(items, market) as studio:
         contents = [Content(image=Image.open(io.BytesIO(data)).convert("RGB")) for data in studio.draw(photos.values())]
     contents += [Content(text) for text in texts]
-    if contents:
-        rows = np.arange(len(contents))
-        vectors, present, _ = embed(reader, lambda row: (contents[row], []), rows, version.meta["dim"])
+    rows = np.arange(len(contents))
+    vectors, present, _ = embed(reader, lambda row: (contents[row], []), rows, version.meta["dim"])
+    if present.any():
         append(store, version, pl.Series([*photos, *texts]).filter(pl.Series(present)), vectors[present])
 
 
