@@ -1,7 +1,8 @@
 """`moon study scaling STUDY --out DIR`: how far more pairs, negatives, behaviours and weights go.
 
 An axis is a geometric grid of one quantity with everything else fixed; every point is trained with every seed. Encoder
-axes are judged by search recall of the split, ranker axes by the test figures. `y = a - b x^-c` is fitted to each.
+axes are judged by search recall of the split, ranker axes by the test figures. `y = a - b x^-c` is fitted to each whose
+first and last point differ by more than seeds do.
 
     OUT/points/AXIS/X/sS/   an encoder's run and point.json      OUT/runs/AXIS-X/sS/   a ranker's run
 """
@@ -202,7 +203,7 @@ def fewer_pairs(dataset: Dataset, out: Path, count: int, seed: int) -> Dataset:
 
 
 def gather(study: ScalingConfig, dataset: Dataset, points: dict[tuple[str, int], dict[str, float]]) -> dict[str, Any]:
-    """The law of every axis and figure; seeds that lack a point of an axis do not count there."""
+    """Rise and law of every axis and figure; seeds that lack a point of an axis do not count there."""
     axes = []
     for axis in study.axes:
         names = [_name(axis, x) for x in axis.values]
