@@ -80,7 +80,7 @@ class Tabular:
         whole = [source for name, source in optional.items() if OPTIONAL[name].is_integer()]
         whole += [name for name, kind in rows.context.items() if kind == "whole"]
         for file, row, frame in self._frames(rows.files, wanted, self._text_ids(rows) + texts):
-            _require_whole(file, row, frame.select(whole))
+            _require_whole(file, row, frame.select(list(dict.fromkeys(whole))))
             label = pl.col(rows.label) if rows.label in frame.columns else rule_expression(rows.label).cast(pl.Int8)
             extra = [
                 pl.col("_row"),

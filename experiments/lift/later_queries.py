@@ -19,13 +19,13 @@ from moon_encoder.content import Content
 from moon_encoder.embedding import embed
 
 
-def add_later_queries(store: Path, encoder: Path, market: Market, days: int) -> None:
-    """Append to a store of queries what is asked on the `days` after the logs and is not in it; the encoder reads it.
+def add_later_queries(store: Path, encoder: Path, market: Market) -> None:
+    """Append to a store of queries what is asked on the market's later days and is not in it; the encoder reads it.
 
     Raises InputError if another process changes the store meanwhile.
     """
     version, reader, items = Store(store).current, load_encoder(encoder), make_items(market)
-    known, asked = {*version.item_ids.to_list()}, _asked(items, market, days)
+    known, asked = {*version.item_ids.to_list()}, _asked(items, market)
     photos = {name: job for name, job in asked.items() if job and name not in known and "image" in reader.reads}
     texts = [name for name, job in asked.items() if not job and name not in known and "text" in reader.reads]
     with Studio(items, market) as studio:
@@ -37,11 +37,11 @@ def add_later_queries(store: Path, encoder: Path, market: Market, days: int) -> 
         append(store, version, pl.Series([*photos, *texts]).filter(pl.Series(present)), vectors[present])
 
 
-def _asked(items: Items, market: Market, days: int) -> dict[str, tuple[int, int] | None]:
+def _asked(items: Items, market: Market) -> dict[str, tuple[int, int] | None]:
     """Id of every query -> (item on its photo, request), or None for a text."""
     found: dict[str, tuple[int, int] | None] = {}
     for day, users in users_by_day(market, market.days):
-        if day == market.days + days:
+        if day == market.days + market.later_days:
             break
         for traffic in draw_traffic(items, users, market, day):
             query = traffic.sessions.query

@@ -191,7 +191,7 @@ def _store(config: SharesConfig, dataset: Dataset, root: Path, of: Subject) -> P
         columns = catalogue_columns(info)
         embed(plan(config.encoder, dataset, config.content, columns, None, "float16", BATCH, of), store, 1, resume=True)
     if of == "queries":
-        add_later_queries(store, config.encoder, world_of(root / "logs"), config.days)
+        add_later_queries(store, config.encoder, world_of(root / "logs"))
     return store
 
 

@@ -177,6 +177,11 @@ def error_line(logs: Path, capsys: pytest.CaptureFixture[str], changed: dict | N
     return lines[0]
 
 
+def test_one_column_may_be_the_position_and_a_context(logs):
+    rewrite(logs / "impressions/b.parquet", hour=pl.col("hour").cast(pl.Float64))
+    assert run(logs, {**EXAMPLE, "impressions": {**EXAMPLE["impressions"], "position": "hour"}}) == 0
+
+
 @pytest.mark.parametrize(
     ("file", "columns", "message"),
     [
